@@ -1,0 +1,439 @@
+"""Every error of dox-core-store, on one page.
+
+::
+
+    DoxStoreError
+    ├── InvalidRequestError     400   the request cannot be understood as written
+    ├── AuthenticationError     401   who is asking is not proven
+    ├── UnauthorizedError       403   who is asking may not
+    ├── NotFoundError           404   allowed, but nothing is there
+    ├── MethodNotAllowedError   405   the address exists, the method does not
+    ├── ConflictError           409   the store is in another state than the request assumes
+    ├── GoneError               410   was there, and will never be handed out again
+    ├── PayloadTooLargeError    413   over a documented size
+    ├── RateLimitError          429   too many key requests
+    ├── InternalError           500   a fault of ours; nothing was revealed
+    ├── StoreUnavailableError   503   the store answers, but cannot serve safely now
+    ├── ConnectionFailedError   --    no answer that counts came from the store (client side)
+    └── ConfigurationError      --    settings, files or arguments of this process are unusable
+
+A class says what kind of failure it is (one class per HTTP status); ``code`` says which, and is
+stable: programs match on it. `CODES` is the only list of codes; the problem documents of the
+server (RFC 9457), the client's exceptions, ``/docs/errors`` and the documentation are made from it.
+No message ever contains a key's value or a token.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+__all__ = [
+    "CODES",
+    "AuthenticationError",
+    "Code",
+    "ConfigurationError",
+    "ConflictError",
+    "ConnectionFailedError",
+    "DoxStoreError",
+    "GoneError",
+    "InternalError",
+    "InvalidRequestError",
+    "MethodNotAllowedError",
+    "NotFoundError",
+    "PayloadTooLargeError",
+    "RateLimitError",
+    "StoreUnavailableError",
+    "UnauthorizedError",
+    "error_for",
+]
+
+
+class DoxStoreError(Exception):
+    """Base of every error that this package raises on purpose.
+
+    ``code`` is one of `CODES`; ``detail`` is one sentence for a person; ``extra`` holds further
+    members of the problem document (for example ``actual_version``); ``request_id`` is the
+    store's id of the request where there was one. ``errors`` holds, for a batch, every failed
+    path's own error.
+    """
+
+    status: int | None = None
+
+    def __init__(
+        self, code: str, detail: str, *, request_id: str | None = None, **extra: Any
+    ) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+        self.request_id = request_id
+        self.extra = extra
+        self.errors: dict[str, DoxStoreError] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_rebuild, (type(self), self.code, self.detail, self.request_id, self.extra))
+
+
+def _rebuild(
+    kind: type[DoxStoreError], code: str, detail: str, request_id: str | None, extra: dict[str, Any]
+) -> DoxStoreError:
+    return kind(code, detail, request_id=request_id, **extra)
+
+
+class InvalidRequestError(DoxStoreError):
+    """The request cannot be understood as written. Sending it again unchanged is useless."""
+
+    status = 400
+
+
+class AuthenticationError(DoxStoreError):
+    """Who is asking is not proven: no token, or one that is invalid, expired or revoked."""
+
+    status = 401
+
+
+class UnauthorizedError(DoxStoreError):
+    """Who is asking is known and may not. Alike for forbidden and for unknown keys."""
+
+    status = 403
+
+
+class NotFoundError(DoxStoreError):
+    """Allowed, but nothing is there."""
+
+    status = 404
+
+
+class MethodNotAllowedError(DoxStoreError):
+    """The address exists, the method does not."""
+
+    status = 405
+
+
+class ConflictError(DoxStoreError):
+    """The store is in another state than the request assumes. Read again, then decide."""
+
+    status = 409
+
+
+class GoneError(DoxStoreError):
+    """Was there, and will not be handed out again: revoked, destroyed, retired or expired."""
+
+    status = 410
+
+
+class PayloadTooLargeError(DoxStoreError):
+    """Over a documented size. Nothing was stored; what was there stays."""
+
+    status = 413
+
+
+class RateLimitError(DoxStoreError):
+    """Too many key requests. ``extra["retry_after_seconds"]`` says when to come back."""
+
+    status = 429
+
+
+class InternalError(DoxStoreError):
+    """A fault of the store itself. Nothing was revealed; the request id finds it in the logs."""
+
+    status = 500
+
+
+class StoreUnavailableError(DoxStoreError):
+    """The store answers but cannot serve safely now, for example because it cannot record."""
+
+    status = 503
+
+
+class ConnectionFailedError(DoxStoreError):
+    """No answer that counts came from the store: refused, timed out, TLS, or not the store."""
+
+
+class ConfigurationError(DoxStoreError):
+    """Settings, files or arguments of this process are unusable; the message says what to do."""
+
+
+class Code(NamedTuple):
+    """What a stable code means: its class, its title, and what whoever meets it should do."""
+
+    error: type[DoxStoreError]
+    title: str
+    remedy: str
+
+
+CODES: dict[str, Code] = {
+    # 400
+    "malformed_path": Code(
+        InvalidRequestError,
+        "The key path is malformed",
+        "Use 1 to 8 segments of A-Z a-z 0-9 _ - (64 characters each, 256 in all) joined by dots.",
+    ),
+    "environment_conflict": Code(
+        InvalidRequestError,
+        "The path and the request name different environments",
+        "Name the environment once: as the last segment of the path or as `environment`.",
+    ),
+    "unknown_environment": Code(
+        InvalidRequestError,
+        "The environment is not declared",
+        "List the declared ones with `doxstore env list`, or add it with `doxstore env add`.",
+    ),
+    "reserved_path": Code(
+        InvalidRequestError,
+        "The path is reserved for the store itself",
+        "Choose a path that does not begin with `_store`.",
+    ),
+    "malformed_json": Code(
+        InvalidRequestError, "The body is not valid JSON", "Send one JSON object, UTF-8 encoded."
+    ),
+    "invalid_field": Code(
+        InvalidRequestError,
+        "A field is missing, unknown or of the wrong type",
+        "The detail names the field. `/openapi.json` describes each request.",
+    ),
+    "invalid_parameter": Code(
+        InvalidRequestError,
+        "A query parameter is unknown or unusable",
+        "The detail names the parameter. `/openapi.json` describes each request.",
+    ),
+    "malformed_pattern": Code(
+        InvalidRequestError,
+        "The grant pattern is malformed",
+        "Name whole segments; `*` stands for one segment, a trailing `**` for one or more.",
+    ),
+    "malformed_import": Code(
+        InvalidRequestError,
+        "The file to import cannot be used",
+        "The detail names the place in the file. Nothing was stored.",
+    ),
+    # 401
+    "token_missing": Code(
+        AuthenticationError,
+        "No token was sent",
+        "Send `Authorization: Bearer TOKEN` with the token from `POST /tokens`.",
+    ),
+    "token_invalid": Code(
+        AuthenticationError,
+        "The token is not valid here",
+        "Issue a new token with `doxstore token issue SERVICE`.",
+    ),
+    "token_expired": Code(
+        AuthenticationError,
+        "The token has expired",
+        "Issue a new token with `doxstore token issue SERVICE`.",
+    ),
+    "token_revoked": Code(
+        AuthenticationError,
+        "The token was revoked",
+        "Find out why with `doxstore ledger search`, then issue a new one.",
+    ),
+    # 403
+    "not_authorized": Code(
+        UnauthorizedError,
+        "Not authorized for this key",
+        "Ask whoever may grant for `doxstore grant add SERVICE PATTERN`.",
+    ),
+    "role_required": Code(
+        UnauthorizedError,
+        "The operator lacks the role for this",
+        "`docs/roles.md` lists who may do what.",
+    ),
+    # 404
+    "key_not_found": Code(
+        NotFoundError,
+        "The key has no value there",
+        "Check path and environment with `doxstore key list`, or store one with `doxstore key put`.",
+    ),
+    "version_not_found": Code(
+        NotFoundError, "No such version", "List them with `doxstore key versions KEY`."
+    ),
+    "service_not_found": Code(
+        NotFoundError,
+        "No such service",
+        "Register it first: `doxstore service register NAME`, or check `doxstore service list`.",
+    ),
+    "grant_not_found": Code(NotFoundError, "No such grant", "See `doxstore grant list`."),
+    "token_not_found": Code(
+        NotFoundError, "No such token", "Token ids are in the ledger and in the token's `jti`."
+    ),
+    "operator_not_found": Code(NotFoundError, "No such operator", "See `doxstore operator list`."),
+    "import_not_found": Code(
+        NotFoundError,
+        "No such open import",
+        "It was committed, aborted, or given up as idle. Start the import again.",
+    ),
+    "address_not_found": Code(
+        NotFoundError, "Nothing lives at this address", "`/openapi.json` lists all addresses."
+    ),
+    # 405
+    "method_not_allowed": Code(
+        MethodNotAllowedError,
+        "The method does not exist at this address",
+        "`/openapi.json` lists what does.",
+    ),
+    # 409
+    "version_conflict": Code(
+        ConflictError,
+        "The key has moved on",
+        "Read it again and repeat with the `actual_version` of this answer as `if_version`.",
+    ),
+    "case_collision": Code(
+        ConflictError,
+        "The name differs from a stored one only in case",
+        "Use the stored spelling, which the detail names.",
+    ),
+    "illegal_transition": Code(
+        ConflictError,
+        "The version's state does not allow this",
+        "`docs/roles.md` and the key's versions say which states allow what.",
+    ),
+    "already_exists": Code(
+        ConflictError, "The name is taken", "Choose another name, or change the one that exists."
+    ),
+    "environment_in_use": Code(
+        ConflictError,
+        "A stored path ends in this name",
+        "Choose another name for the environment.",
+    ),
+    "service_decommissioned": Code(
+        ConflictError,
+        "The service was decommissioned",
+        "Register it again if it is to come back; its old tokens stay dead.",
+    ),
+    "last_admin": Code(
+        ConflictError,
+        "This would leave the store without an admin",
+        "Give another operator the role first.",
+    ),
+    # 410
+    "version_revoked": Code(
+        GoneError,
+        "The version was revoked",
+        "It is compromised. Wait for, or store, a new version.",
+    ),
+    "version_destroyed": Code(
+        GoneError, "The version was destroyed", "Its value no longer exists anywhere in the store."
+    ),
+    "version_unavailable": Code(
+        GoneError,
+        "The version is not handed out in its state",
+        "Read the current version, without a version number.",
+    ),
+    "key_expired": Code(
+        GoneError,
+        "The key has expired",
+        "Store a new version with `doxstore key put`, or extend it with `doxstore key extend`.",
+    ),
+    # 413
+    "value_too_large": Code(
+        PayloadTooLargeError,
+        "The value is over 64 KiB",
+        "Store a smaller value. The old version stays as it was.",
+    ),
+    "body_too_large": Code(
+        PayloadTooLargeError, "The request body is too large", "Split the request."
+    ),
+    # 429
+    "rate_limited": Code(
+        RateLimitError,
+        "Too many key requests",
+        "Wait for `Retry-After`, cache longer, or raise it with `doxstore service limit`.",
+    ),
+    # 500, 503
+    "internal_error": Code(
+        InternalError, "A fault of the store", "Give the request id to whoever runs the store."
+    ),
+    "ledger_unavailable": Code(
+        StoreUnavailableError,
+        "The access cannot be put on record",
+        "Nothing was revealed. See `docs/operations.md`: usually a full or slow disk.",
+    ),
+    "overloaded": Code(
+        StoreUnavailableError, "Too many requests are waiting", "Come back after `Retry-After`."
+    ),
+    "timed_out": Code(
+        StoreUnavailableError, "The request took too long to arrive", "Send the body faster."
+    ),
+    "shutting_down": Code(
+        StoreUnavailableError, "The node is shutting down", "Ask again; another answer will come."
+    ),
+    # client side
+    "connection_failed": Code(
+        ConnectionFailedError,
+        "The store could not be reached",
+        "Check `KEY_SERVICE_URL` and the network; `health_check()` tells more.",
+    ),
+    "not_the_store": Code(
+        ConnectionFailedError,
+        "Something else answered in the store's place",
+        "Check `KEY_SERVICE_URL` and what stands between: a proxy answers for the store.",
+    ),
+    # configuration
+    "bad_setting": Code(
+        ConfigurationError, "A setting is unusable", "The detail names it and what it takes."
+    ),
+    "insecure_url": Code(
+        ConfigurationError,
+        "http:// is only for loopback",
+        "Use https:// and, for a private CA, `KEY_SERVICE_CA_FILE`.",
+    ),
+    "service_mismatch": Code(
+        ConfigurationError,
+        "The token belongs to another service",
+        "Use the token issued for `service_name`.",
+    ),
+    "store_missing": Code(
+        ConfigurationError, "There is no store in this folder", "Make one with `doxstore init`."
+    ),
+    "store_exists": Code(
+        ConfigurationError, "There is a store in this folder already", "Choose another folder."
+    ),
+    "store_locked": Code(
+        ConfigurationError,
+        "Another server holds this store",
+        "Stop it first; one node is one server process.",
+    ),
+    "store_read_only": Code(
+        ConfigurationError, "The store cannot be written", "Check owner, mode and mount."
+    ),
+    "store_newer": Code(
+        ConfigurationError,
+        "The store was written by a newer release",
+        "Upgrade this installation; nothing was changed.",
+    ),
+    "store_damaged": Code(
+        ConfigurationError, "The store is damaged", "Restore a backup; nothing was changed."
+    ),
+    "wrong_key_file": Code(
+        ConfigurationError,
+        "The key file does not open this store",
+        "Use the key file made with it; nothing was changed.",
+    ),
+    "key_file_missing": Code(
+        ConfigurationError,
+        "The key file is missing or unsafe",
+        "Name it with `--key-file`; it must be a regular file with mode 0600.",
+    ),
+}
+
+
+_BY_STATUS: dict[int, type[DoxStoreError]] = {
+    kind.status: kind for kind in DoxStoreError.__subclasses__() if kind.status is not None
+}
+
+
+def error_for(
+    code: str,
+    detail: str,
+    *,
+    status: int | None = None,
+    request_id: str | None = None,
+    **extra: Any,
+) -> DoxStoreError:
+    """The error for ``code``; where the code is unknown (a newer store), by HTTP ``status``."""
+    known = CODES.get(code)
+    if known is not None:
+        kind = known.error
+    else:
+        kind = _BY_STATUS.get(status or 0, DoxStoreError)
+    return kind(code, detail, request_id=request_id, **extra)

@@ -1,0 +1,347 @@
+"""The HTTP API's bodies, shared by client and server.
+
+Requests refuse unknown fields; answers may grow, and clients ignore what they do not know.
+Times are RFC 3339 in UTC. A field that holds a value or a token has type `Sensitive`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from dox_core_store.sensitive import Sensitive
+
+__all__ = [
+    "Batch",
+    "BatchItem",
+    "BatchRequest",
+    "Environment",
+    "EnvironmentRequest",
+    "Grant",
+    "GrantRequest",
+    "Health",
+    "ImportEntry",
+    "ImportRequest",
+    "ImportResult",
+    "KeySummary",
+    "KeyValue",
+    "KeyVersion",
+    "KeyWritten",
+    "LedgerRecord",
+    "LimitRequest",
+    "Page",
+    "Problem",
+    "PutKeyRequest",
+    "ReasonRequest",
+    "RollbackRequest",
+    "Service",
+    "ServiceRequest",
+    "TokenIssued",
+    "TokenRequest",
+    "VersionRequest",
+    "decode",
+    "encode",
+]
+
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+
+class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """A body that a caller sends. Unknown fields are refused: a typo must not be ignored."""
+
+
+class Answer(msgspec.Struct, kw_only=True, omit_defaults=False):
+    """A body that the store sends."""
+
+
+class Problem(Answer, omit_defaults=True):
+    """RFC 9457 problem document, with our members ``code``, ``store_id`` and ``request_id``."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    store_id: str
+    request_id: str
+    actual_version: int | None = None
+    retry_after_seconds: int | None = None
+
+
+# --- tokens ---------------------------------------------------------------------------------
+
+
+class TokenRequest(Request):
+    """``POST /tokens``. ``expires_in`` is a number with ``m``, ``h``, ``d`` or ``y``."""
+
+    service_name: str
+    expires_in: str = "90d"
+    environment: str | None = None
+
+
+class TokenIssued(Answer):
+    token: Sensitive
+    token_type: str
+    token_id: str
+    service_name: str
+    environment: str
+    expires_at: datetime
+
+
+class ReasonRequest(Request):
+    """A change that takes nothing but its reason."""
+
+    reason: str | None = None
+
+
+# --- keys -----------------------------------------------------------------------------------
+
+
+class KeyValue(Answer):
+    """``GET /v1/keys/{path}``: the one answer that carries a value."""
+
+    key_path: str
+    environment: str
+    version: int
+    version_id: str
+    state: str
+    value: Sensitive
+    expires_at: datetime | None
+    cache_ttl_ceiling_seconds: int
+    outage_grace_seconds: int
+
+
+class BatchRequest(Request):
+    """``POST /v1/keys/batch-get``: 1 to 100 spellings."""
+
+    key_paths: list[str]
+
+
+class BatchItem(Answer, omit_defaults=True):
+    """One asked spelling: a key, or the problem that its own GET would have answered."""
+
+    asked: str
+    key: KeyValue | None = None
+    problem: Problem | None = None
+
+
+class Batch(Answer):
+    keys: list[BatchItem]
+
+
+class PutKeyRequest(Request):
+    value: Sensitive
+    environment: str | None = None
+    if_version: int | None = None
+    owner: str | None = None
+    usage: str | None = None
+    expires_at: datetime | None = None
+    reason: str | None = None
+
+
+class VersionRequest(Request):
+    """Revoke or destroy one version; without a number, the current one."""
+
+    version: int | None = None
+    environment: str | None = None
+    reason: str | None = None
+
+
+class RollbackRequest(Request):
+    """A new version with the value of ``to_version`` (default: the one before the current)."""
+
+    to_version: int | None = None
+    environment: str | None = None
+    if_version: int | None = None
+    reason: str | None = None
+
+
+class KeyWritten(Answer):
+    """A version as written, without its value."""
+
+    key_path: str
+    environment: str
+    version: int
+    version_id: str
+    state: str
+    expires_at: datetime | None
+    rolled_back_from: int | None = None
+
+
+class KeyVersion(Answer):
+    version: int
+    version_id: str
+    state: str
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    rolled_back_from: int | None = None
+
+
+class KeySummary(Answer):
+    """A key in one environment, as lists show it. Never the value, nor anything about it."""
+
+    key_path: str
+    environment: str
+    version: int | None
+    state: str | None
+    owner: str | None
+    usage: str | None
+    created_at: datetime
+    rotated_at: datetime | None
+    last_read_at: datetime | None
+    expires_at: datetime | None
+
+
+class ImportEntry(Request):
+    key_path: str
+    environment: str
+    value: Sensitive
+
+
+class ImportRequest(Request):
+    """A slice of an import. ``sequence`` counts from 0, so a repeated slice is recognised."""
+
+    sequence: int
+    entries: list[ImportEntry]
+
+
+class ImportResult(Answer):
+    """``status`` is ``open``, ``committed`` or ``aborted``."""
+
+    import_id: str
+    status: str
+    created: int
+    replaced: int
+    unchanged: int
+
+
+# --- services, grants, environments -----------------------------------------------------------
+
+
+class ServiceRequest(Request):
+    service_name: str
+    description: str = ""
+    required_keys: list[str] = []
+    environment: str | None = None
+
+
+class LimitRequest(Request):
+    """``limit`` as ``600/min``; ``burst`` in requests, by default one period's worth."""
+
+    limit: str
+    burst: int | None = None
+    reason: str | None = None
+
+
+class Service(Answer):
+    service_name: str
+    description: str
+    environment: str | None
+    status: str
+    limit: str
+    burst: int
+    generation: int
+    created_at: datetime
+    granted: list[str] = []
+    requested: list[str] = []
+
+
+class GrantRequest(Request):
+    service_name: str
+    pattern: str
+    environment: str | None = None
+    effect: str = "allow"
+    reason: str | None = None
+
+
+class Grant(Answer):
+    grant_id: str
+    service_name: str
+    pattern: str
+    environment: str
+    effect: str
+    created_at: datetime
+    created_by: str
+
+
+class EnvironmentRequest(Request):
+    name: str
+    reason: str | None = None
+
+
+class Environment(Answer):
+    name: str
+    is_default: bool
+
+
+# --- ledger and health --------------------------------------------------------------------------
+
+
+class LedgerRecord(Answer):
+    """One ledger entry: the eight fields of the product page, then ours (``docs/spec/ledger.md``)."""
+
+    timestamp: str
+    service_name: str
+    key_path: str
+    action: str
+    status: str
+    request_id: str
+    ip_address: str
+    user_agent: str
+    seq: int
+    stream: str
+    environment: str | None
+    version: int | None
+    token_id: str | None
+    correlation_id: str | None
+    reason: str | None
+    count: int
+    prev: str
+    hash: str
+    format: int
+
+
+class Page(Answer, Generic[Item]):
+    """One page of a list. ``next_cursor`` continues it; absent on the last page."""
+
+    items: list[Item]
+    next_cursor: str | None = None
+
+
+class Health(Answer):
+    """``GET /v1/health``: the process answers; ``/v1/ready``: it may serve."""
+
+    status: str
+    store_id: str
+    version: str
+    checks: dict[str, str] = {}
+
+
+def _encode_hook(value: Any) -> Any:
+    if isinstance(value, Sensitive):
+        return value.reveal()
+    raise TypeError(f"{type(value).__name__} has no form on the wire")
+
+
+def _decode_hook(kind: type, value: Any) -> Any:
+    if kind is Sensitive and isinstance(value, str):
+        return Sensitive(value)
+    raise TypeError(f"{kind.__name__} has no form on the wire")
+
+
+_encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
+
+
+def encode(body: Any) -> bytes:
+    """``body`` as JSON for the wire. The only place where a `Sensitive` becomes bytes."""
+    return _encoder.encode(body)
+
+
+def decode(kind: type[T], body: bytes) -> T:
+    """``body`` as ``kind``. Raises ``msgspec.DecodeError``, or ``ValidationError`` under it."""
+    return msgspec.json.decode(body, type=kind, dec_hook=_decode_hook)
