@@ -19,6 +19,7 @@ __all__ = [
     "BatchRequest",
     "Environment",
     "EnvironmentRequest",
+    "ExtendRequest",
     "Grant",
     "GrantRequest",
     "Health",
@@ -157,6 +158,14 @@ class RollbackRequest(Request):
     to_version: int | None = None
     environment: str | None = None
     if_version: int | None = None
+    reason: str | None = None
+
+
+class ExtendRequest(Request):
+    """Move the current version's expiry. The value and the version number stay as they are."""
+
+    expires_at: datetime
+    environment: str | None = None
     reason: str | None = None
 
 

@@ -1,0 +1,182 @@
+"""This store as operators run it: a process of its own, made by ``init``, filled over HTTP.
+
+Every step is the public interface: the command line to make and serve the store, the HTTP API to
+register 100 services with a grant on their own keys, raise their limit (the bench measures the
+door, not the limit), issue their tokens and import the keys.
+
+After the load, `granted_entries` counts what is on record by reading the ledger's own bytes
+from the file, which does not depend on any counter of the process under test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx2
+
+from benchmarks.bare import Answer
+from benchmarks.process import BenchError, free_port, serving, wait_until
+from benchmarks.target import Target
+from benchmarks.workload import BenchKey, Request, write_requests
+
+__all__ = ["DOXSTORE", "SYNC", "Store", "doxstore", "granted_entries"]
+
+DOXSTORE = "dox-core-store"
+SYNC = (
+    "SQLite WAL with synchronous=FULL; the ledger entry of every read is synced (one fsync for "
+    "each group of concurrent reads) before its value leaves: a power cut loses no entry of a "
+    "revealed value"
+)
+
+_START_SECONDS = 60.0
+_LIMIT = "1000000/s"
+_ENVIRONMENT = "production"
+_IMPORT_SLICE = 250
+_DATABASE_FILE = "store.db"
+
+# Action and status of a reveal as they stand side by side in a canonical entry
+# (docs/spec/ledger.md). A quote inside a field is escaped, so nothing else can look like it.
+_GRANTED = b',"GET","GRANTED",'
+
+_MADE_BY_THE_HTTP_SERVER = {"date", "server", "connection", "transfer-encoding"}
+
+
+class Store(NamedTuple):
+    """The running store. ``sample`` is one answer of its, for bare Granian to imitate."""
+
+    target: Target
+    url: str
+    data: Path
+    sample: Answer
+    request: Request
+    key_path: str
+    service: str
+    token: str
+
+    def __repr__(self) -> str:
+        return f"<Store {self.url}>"  # never the token
+
+
+@contextlib.contextmanager
+def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
+    """A running store that holds ``keys``, until the block ends."""
+    folder.mkdir(mode=0o700)
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    log = folder / "server.log"
+    data = folder / "data"
+    where = ["--data", str(data), "--key-file", str(folder / "root.key")]
+    operator = _init(where)
+    command = [_executable(), "serve", *where, "--host", "127.0.0.1", "--port", str(port)]
+    with (
+        serving(command, folder=folder, log=log, environment=os.environ) as child,
+        httpx2.Client(base_url=url, trust_env=False, timeout=30) as http,
+    ):
+        wait_until(lambda: _ready(http), child=child, log=log, seconds=_START_SECONDS)
+        http.headers["Authorization"] = f"Bearer {operator}"
+        tokens = _register(http, keys)
+        _import(http, keys)
+        requests = folder / "requests.tsv"
+        made = [
+            Request(f"/v1/keys/{_path(key)}", "Authorization", f"Bearer {tokens[key.service]}")
+            for key in keys
+        ]
+        write_requests(requests, made)
+        sample = _compare(http, keys, made)
+        yield Store(
+            target=Target(name=DOXSTORE, port=port, requests=requests),
+            url=url,
+            data=data,
+            sample=sample,
+            request=made[0],
+            key_path=_path(keys[0]),
+            service=keys[0].service,
+            token=tokens[keys[0].service],
+        )
+
+
+def granted_entries(data: Path) -> int:
+    """How many reveals the ledger in the folder ``data`` has on record."""
+    with contextlib.closing(
+        sqlite3.connect(f"file:{data / _DATABASE_FILE}?mode=ro", uri=True)
+    ) as database:
+        bodies = database.execute("SELECT body FROM ledger_block")
+        return sum(bytes(body).count(_GRANTED) for (body,) in bodies)
+
+
+def _executable() -> str:
+    return str(Path(sys.executable).with_name("doxstore"))
+
+
+def _init(where: list[str]) -> str:
+    done = subprocess.run(
+        [_executable(), "init", *where, "--json"], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BenchError(f"doxstore init ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return str(json.loads(done.stdout)["operator_token"])
+
+
+def _ready(http: httpx2.Client) -> bool:
+    try:
+        return http.get("/v1/ready").status_code == 200
+    except httpx2.TransportError:
+        return False
+
+
+def _call(http: httpx2.Client, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    answer = http.request(method, path, json=body)
+    if not answer.is_success:
+        raise BenchError(f"{DOXSTORE}: {method} {path}: {answer.status_code} {answer.text}")
+    return dict(answer.json())
+
+
+def _register(http: httpx2.Client, keys: list[BenchKey]) -> dict[str, str]:
+    """Register every service with a grant on its own group; their tokens by name."""
+    tokens = {}
+    for service, group in sorted({(key.service, key.segments[1]) for key in keys}):
+        body = {"service_name": service, "required_keys": [f"bench.{group}.*"]}
+        _call(http, "POST", "/v1/services", body)
+        _call(http, "PUT", f"/v1/services/{service}/limit", {"limit": _LIMIT})
+        issued = _call(http, "POST", "/tokens", {"service_name": service, "expires_in": "12h"})
+        tokens[service] = str(issued["token"])
+    return tokens
+
+
+def _import(http: httpx2.Client, keys: list[BenchKey]) -> None:
+    one = f"/v1/imports/{_call(http, 'POST', '/v1/imports', {})['import_id']}"
+    entries = [
+        {"key_path": _path(key), "environment": _ENVIRONMENT, "value": key.value} for key in keys
+    ]
+    for sequence, start in enumerate(range(0, len(entries), _IMPORT_SLICE)):
+        part = entries[start : start + _IMPORT_SLICE]
+        _call(http, "POST", f"{one}/entries", {"sequence": sequence, "entries": part})
+    _call(http, "POST", f"{one}/commit", {})
+
+
+def _compare(http: httpx2.Client, keys: list[BenchKey], made: list[Request]) -> Answer:
+    """Read every key once as the load will, compare it, and return the last answer."""
+    answer = None
+    for key, request in zip(keys, made, strict=True):
+        answer = http.get(request.path, headers={request.header: request.credential})
+        if not answer.is_success or answer.json()["value"] != key.value:
+            raise BenchError(f"{DOXSTORE} does not give {_path(key)} back: {answer.status_code}")
+    assert answer is not None, "no keys"
+    headers = [
+        (name, value)
+        for name, value in answer.headers.items()
+        if name.lower() not in _MADE_BY_THE_HTTP_SERVER
+    ]
+    return Answer(headers=headers, body=answer.text)
+
+
+def _path(key: BenchKey) -> str:
+    return ".".join(key.segments)

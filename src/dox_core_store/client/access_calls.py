@@ -1,0 +1,110 @@
+"""`AccessCalls`: who may have what. Services, their tokens and limits, grants, environments."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+from dox_core_store import wire
+from dox_core_store.client.operator_calls import OperatorCalls
+from dox_core_store.client.protocol import url_segment
+
+__all__ = ["AccessCalls"]
+
+
+class AccessCalls(OperatorCalls):
+    """Calls about services. `docs/roles.md` says which role each needs."""
+
+    async def register_service(
+        self,
+        service_name: str,
+        description: str = "",
+        required_keys: Sequence[str] = (),
+        environment: str | None = None,
+    ) -> wire.Service:
+        """Make ``service_name`` known. Grants ``required_keys`` if the caller may, else asks."""
+        body = wire.ServiceRequest(
+            service_name=service_name,
+            description=description,
+            required_keys=list(required_keys),
+            environment=environment,
+        )
+        return await self._call("POST", "/v1/services", body, wire.Service)
+
+    def list_services(self) -> AsyncIterator[wire.Service]:
+        """Every registered service."""
+        return self._pages("/v1/services", wire.Page[wire.Service], {})
+
+    async def set_limit(
+        self, service_name: str, limit: str, burst: int | None = None, reason: str | None = None
+    ) -> wire.Service:
+        """Change one service's rate, for example to ``600/min``."""
+        body = wire.LimitRequest(limit=limit, burst=burst, reason=reason)
+        return await self._call("PUT", _service(service_name, "limit"), body, wire.Service)
+
+    async def decommission_service(
+        self, service_name: str, reason: str | None = None
+    ) -> wire.Service:
+        """End a service: its tokens die and stay dead."""
+        body = wire.ReasonRequest(reason=reason)
+        return await self._call("POST", _service(service_name, "decommission"), body, wire.Service)
+
+    async def issue_token(
+        self, service_name: str, expires_in: str = "90d", environment: str | None = None
+    ) -> wire.TokenIssued:
+        """A new service token. ``token.reveal()`` is its text; it is shown this once."""
+        body = wire.TokenRequest(
+            service_name=service_name, expires_in=expires_in, environment=environment
+        )
+        return await self._call("POST", "/tokens", body, wire.TokenIssued)
+
+    async def revoke_token(self, token_id: str, reason: str | None = None) -> None:
+        """End one token at once."""
+        path = f"/v1/tokens/{url_segment(token_id)}/revoke"
+        await self._command("POST", path, wire.ReasonRequest(reason=reason))
+
+    async def revoke_service_tokens(
+        self, service_name: str, reason: str | None = None
+    ) -> wire.Service:
+        """End every token issued to a service so far; it may be issued new ones."""
+        body = wire.ReasonRequest(reason=reason)
+        return await self._call("POST", _service(service_name, "revoke-tokens"), body, wire.Service)
+
+    async def add_grant(
+        self,
+        service_name: str,
+        pattern: str,
+        environment: str | None = None,
+        effect: str = "allow",
+        reason: str | None = None,
+    ) -> wire.Grant:
+        """Let a service read what ``pattern`` names, or with ``effect="deny"`` never."""
+        body = wire.GrantRequest(
+            service_name=service_name,
+            pattern=pattern,
+            environment=environment,
+            effect=effect,
+            reason=reason,
+        )
+        return await self._call("POST", "/v1/grants", body, wire.Grant)
+
+    async def remove_grant(self, grant_id: str, reason: str | None = None) -> None:
+        """Take a grant back."""
+        path = f"/v1/grants/{url_segment(grant_id)}"
+        await self._command("DELETE", path, None, query={"reason": reason})
+
+    def list_grants(self, service_name: str | None = None) -> AsyncIterator[wire.Grant]:
+        """Every grant, or one service's."""
+        return self._pages("/v1/grants", wire.Page[wire.Grant], {"service_name": service_name})
+
+    def list_environments(self) -> AsyncIterator[wire.Environment]:
+        """Every declared environment."""
+        return self._pages("/v1/environments", wire.Page[wire.Environment], {})
+
+    async def add_environment(self, name: str, reason: str | None = None) -> wire.Environment:
+        """Declare an environment."""
+        body = wire.EnvironmentRequest(name=name, reason=reason)
+        return await self._call("POST", "/v1/environments", body, wire.Environment)
+
+
+def _service(service_name: str, what: str) -> str:
+    return f"/v1/services/{url_segment(service_name)}/{what}"

@@ -1,0 +1,186 @@
+"""The stream of one server process: opened, appended to, checkpointed, closed.
+
+A stream is one process lifetime under a random name. Its first entry is OPEN, its last CLOSE. A
+stream whose process died is closed by the next one that starts. At the first commit after each
+second of traffic a CHECKPOINT enters: an Ed25519 signature over the heads of all open streams.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+
+import msgspec
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.transaction import timestamp
+from dox_core_store.server.domain.ledger import (
+    CHANGES,
+    Action,
+    Chain,
+    Entry,
+    Status,
+    checkpoint_message,
+    genesis,
+)
+from dox_core_store.server.ports import Clock
+
+__all__ = ["CHECKPOINT_INTERVAL_SECONDS", "LedgerStream"]
+
+CHECKPOINT_INTERVAL_SECONDS = 1.0
+
+_APPEND = (
+    "INSERT INTO ledger_block (stream, first_seq, last_seq, first_at, prev, head, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " RETURNING block_id, (SELECT last_seq FROM ledger_stream WHERE stream = 'changes')"
+)
+
+
+class LedgerStream:
+    """Lives in the writer's thread. ``append`` either commits everything or changes nothing."""
+
+    def __init__(
+        self, *, store_id: str, actor: str, checkpoint_key: Ed25519PrivateKey, clock: Clock
+    ) -> None:
+        self._store_id = store_id
+        self._actor = actor
+        self._key = checkpoint_key
+        self._clock = clock
+        self._chain = _fresh(store_id)
+        self._checkpoint_at = clock.monotonic() + CHECKPOINT_INTERVAL_SECONDS
+
+    @property
+    def name(self) -> str:
+        return self._chain.stream
+
+    def open(self, connection: sa.Connection) -> None:
+        """Close what dead processes left open, then open ours, in one transaction."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            for chain in self._orphans(connection):
+                self._close(connection, chain, "the process ended without closing it")
+            connection.execute(
+                sa.insert(tables.ledger_stream).values(
+                    stream=self.name, opened_at=self._clock.now(), last_seq=0, head=self._chain.head
+                )
+            )
+            self._chain = self._write(connection, self._chain, [self._entry(Action.OPEN, None)])
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+
+    def append(
+        self, connection: sa.Connection, entries: Sequence[Entry]
+    ) -> tuple[int, int, list[Entry]]:
+        """Commit ``entries``; returns block id, head of the change feed, and what was written."""
+        chain = self._chain
+        body, after = chain.extend(entries)
+        written = list(entries)
+        now = self._clock.monotonic()
+        if now >= self._checkpoint_at:
+            checkpoint = self._checkpoint(connection, after)
+            line, after = after.extend([checkpoint])
+            body = body + b"\n" + line
+            written.append(checkpoint)
+        first_at = tables.Instant.microseconds(datetime.fromisoformat(entries[0].timestamp))
+        # One statement in autocommit: fetching its row ends it, and so commits and syncs.
+        row = connection.exec_driver_sql(
+            _APPEND,
+            (chain.stream, chain.seq + 1, after.seq, first_at, chain.head, after.head, body),
+        ).one()
+        if now >= self._checkpoint_at:
+            self._checkpoint_at = now + CHECKPOINT_INTERVAL_SECONDS
+        self._chain = after
+        return row[0], row[1], written
+
+    def close(self, connection: sa.Connection) -> None:
+        """Close our stream, with a last checkpoint."""
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            checkpoint = self._checkpoint(connection, self._chain)
+            self._chain = self._write(connection, self._chain, [checkpoint])
+            self._close(connection, self._chain, None)
+            connection.exec_driver_sql("COMMIT")
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+
+    def _orphans(self, connection: sa.Connection) -> list[Chain]:
+        """Open streams of processes that are gone: with one server at a time, all but `changes`."""
+        stream, block = tables.ledger_stream, tables.ledger_block
+        names = connection.execute(
+            sa.select(stream.c.stream, stream.c.head).where(
+                stream.c.closed_at.is_(None), stream.c.stream != CHANGES
+            )
+        ).all()
+        chains = []
+        for name, first in names:
+            last = connection.execute(
+                sa.select(block.c.last_seq, block.c.head)
+                .where(block.c.stream == name)
+                .order_by(block.c.first_seq.desc())
+                .limit(1)
+            ).first()
+            chains.append(Chain(name, last.head, last.last_seq) if last else Chain(name, first))
+        return chains
+
+    def _close(self, connection: sa.Connection, chain: Chain, reason: str | None) -> None:
+        after = self._write(connection, chain, [self._entry(Action.CLOSE, reason)])
+        connection.execute(
+            sa.update(tables.ledger_stream)
+            .where(tables.ledger_stream.c.stream == chain.stream)
+            .values(closed_at=self._clock.now(), last_seq=after.seq, head=after.head)
+        )
+
+    def _write(self, connection: sa.Connection, chain: Chain, entries: list[Entry]) -> Chain:
+        body, after = chain.extend(entries)
+        connection.execute(
+            sa.insert(tables.ledger_block).values(
+                stream=chain.stream,
+                first_seq=chain.seq + 1,
+                last_seq=after.seq,
+                first_at=tables.Instant.microseconds(self._clock.now()),
+                prev=chain.head,
+                head=after.head,
+                body=body,
+            )
+        )
+        return after
+
+    def _checkpoint(self, connection: sa.Connection, ours: Chain) -> Entry:
+        rows = connection.execute(
+            sa.select(tables.ledger_stream.c.last_seq, tables.ledger_stream.c.head).where(
+                tables.ledger_stream.c.stream == CHANGES
+            )
+        ).one()
+        heads = {
+            CHANGES: (rows.last_seq, rows.head.hex()),
+            ours.stream: (ours.seq, ours.head.hex()),
+        }
+        entry = self._entry(Action.CHECKPOINT, None)
+        signature = self._key.sign(checkpoint_message(self._store_id, entry.timestamp, heads))
+        statement = {"heads": heads, "signature": base64.b64encode(signature).decode()}
+        return entry._replace(reason=msgspec.json.encode(statement).decode())
+
+    def _entry(self, action: Action, reason: str | None) -> Entry:
+        return Entry(
+            timestamp=timestamp(self._clock.now()),
+            service_name=self._actor,
+            key_path="_store.ledger",
+            action=action,
+            status=Status.GRANTED,
+            request_id=f"req_{secrets.token_hex(8)}",
+            ip_address="",
+            user_agent="",
+            reason=reason,
+        )
+
+
+def _fresh(store_id: str) -> Chain:
+    name = f"str_{secrets.token_hex(8)}"
+    return Chain(name, genesis(store_id, name))

@@ -1,0 +1,289 @@
+"""The schema, as SQLAlchemy Core tables. The migrations build it; a test holds both together.
+
+A table that is listed in `RECORDS` holds one of the domain's records, column by column, and a
+``mac`` over the row: whoever can write the database but lacks the root key cannot change who may do
+what. Times are integer microseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+
+from dox_core_store.server.domain.access import (
+    GrantRecord,
+    OperatorRecord,
+    ServiceRecord,
+    TokenRecord,
+)
+from dox_core_store.server.domain.key import ImportRecord, KeyRecord, VersionRecord
+from dox_core_store.server.domain.token import SigningKeyRecord
+
+__all__ = ["RECORDS", "SCHEMA", "Instant", "metadata"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+SCHEMA = "0001"
+"""The Alembic revision that this release reads and writes."""
+
+metadata = sa.MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_BIG_KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite's rowid wants INTEGER
+
+
+class Instant(sa.TypeDecorator[datetime]):
+    """An aware datetime, stored as microseconds since 1970."""
+
+    impl = sa.BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002
+        return None if value is None else self.microseconds(value)
+
+    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002
+        return None if value is None else _EPOCH + timedelta(microseconds=value)
+
+    @staticmethod
+    def microseconds(value: datetime) -> int:
+        """``value`` as it is stored."""
+        return (value - _EPOCH) // timedelta(microseconds=1)
+
+
+def _text(name: str, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text, nullable=False, **options)
+
+
+def _number(name: str, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.BigInteger, nullable=False, **options)
+
+
+def _blob(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.LargeBinary, nullable=False)
+
+
+def _instant(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, Instant, nullable=nullable)
+
+
+def _optional(name: str) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text, nullable=True)
+
+
+store = sa.Table(
+    "store",
+    metadata,
+    sa.Column("store_id", sa.Text, primary_key=True),
+    _instant("created_at"),
+    _number("epoch"),
+    _blob("root_check"),
+    _text("default_environment"),
+)
+seal_slot = sa.Table(
+    "seal_slot",
+    metadata,
+    sa.Column("slot_id", sa.Text, primary_key=True),
+    _text("kind"),
+    _text("parameters"),
+    _blob("wrapped_root"),
+    _instant("created_at"),
+)
+seal_ring = sa.Table(
+    "seal_ring",
+    metadata,
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    _blob("wrapped"),
+    _instant("created_at"),
+)
+environment = sa.Table(
+    "environment",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _instant("created_at"),
+)
+spelling = sa.Table(
+    "spelling",
+    metadata,
+    sa.Column("folded", sa.Text, primary_key=True),
+    _text("spelled"),
+)
+key = sa.Table(
+    "key",
+    metadata,
+    sa.Column("key_id", _BIG_KEY, primary_key=True),
+    _text("path"),
+    _text("environment"),
+    _optional("owner"),
+    _optional("usage"),
+    _instant("created_at"),
+    _instant("rotated_at", nullable=True),
+    _number("last_number"),
+    _optional("head"),
+    _optional("staged_head"),
+    _optional("staged_import"),
+    _blob("mac"),
+    sa.UniqueConstraint("path", "environment"),
+    sa.Index(
+        "ix_key_staged_import",
+        "staged_import",
+        sqlite_where=sa.text("staged_import IS NOT NULL"),
+        postgresql_where=sa.text("staged_import IS NOT NULL"),
+    ),
+)
+version = sa.Table(
+    "version",
+    metadata,
+    sa.Column("version_id", sa.Text, primary_key=True),
+    sa.Column("key_id", _BIG_KEY, sa.ForeignKey("key.key_id"), nullable=False),
+    _number("number"),
+    _text("state"),
+    _instant("created_at"),
+    _text("created_by"),
+    _instant("expires_at", nullable=True),
+    sa.Column("rolled_back_from", sa.BigInteger, nullable=True),
+    sa.Column("sealed", sa.LargeBinary, nullable=True),
+    _blob("mac"),
+    sa.UniqueConstraint("key_id", "number"),
+)
+key_import = sa.Table(
+    "key_import",
+    metadata,
+    sa.Column("import_id", sa.Text, primary_key=True),
+    _text("status"),
+    _text("created_by"),
+    _instant("created_at"),
+    _instant("touched_at"),
+    _number("next_sequence"),
+    _number("created"),
+    _number("replaced"),
+    _number("unchanged"),
+    _optional("conflict"),
+    _blob("mac"),
+)
+key_read = sa.Table(
+    "key_read",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("environment", sa.Text, primary_key=True),
+    _instant("last_read_at"),
+    sqlite_with_rowid=False,
+)
+service = sa.Table(
+    "service",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("description"),
+    _optional("environment"),
+    _number("generation"),
+    _number("limit_count"),
+    _number("limit_period_seconds"),
+    _number("limit_burst"),
+    _instant("decommissioned_at", nullable=True),
+    _instant("created_at"),
+    sa.Column("requested", sa.JSON, nullable=False),
+    _blob("mac"),
+)
+access_grant = sa.Table(
+    "access_grant",
+    metadata,
+    sa.Column("grant_id", sa.Text, primary_key=True),
+    _text("service"),
+    _text("effect"),
+    _text("pattern"),
+    _text("environment"),
+    _instant("created_at"),
+    _text("created_by"),
+    _blob("mac"),
+    sa.UniqueConstraint("service", "pattern", "environment", "effect"),
+)
+operator = sa.Table(
+    "operator",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("roles", sa.JSON, nullable=False),
+    _number("generation"),
+    _instant("disabled_at", nullable=True),
+    _instant("created_at"),
+    _blob("mac"),
+)
+token = sa.Table(
+    "token",
+    metadata,
+    sa.Column("token_id", sa.Text, primary_key=True),
+    _text("kind"),
+    _text("name"),
+    _optional("environment"),
+    _instant("issued_at"),
+    _instant("expires_at"),
+    _text("issued_by"),
+    _instant("revoked_at", nullable=True),
+    _blob("mac"),
+    sa.Index("ix_token_revoked_at", "revoked_at"),
+)
+signing_key = sa.Table(
+    "signing_key",
+    metadata,
+    sa.Column("kid", sa.Text, primary_key=True),
+    _text("public_jwk"),
+    _instant("created_at"),
+    _instant("retired_at", nullable=True),
+    _instant("compromised_at", nullable=True),
+    _blob("mac"),
+)
+ledger_stream = sa.Table(
+    "ledger_stream",
+    metadata,
+    sa.Column("stream", sa.Text, primary_key=True),
+    _instant("opened_at"),
+    _instant("closed_at", nullable=True),
+    _number("last_seq"),
+    _blob("head"),
+)
+ledger_block = sa.Table(
+    "ledger_block",
+    metadata,
+    sa.Column("block_id", _BIG_KEY, primary_key=True),
+    _text("stream"),
+    _number("first_seq"),
+    _number("last_seq"),
+    _number("first_at"),
+    _blob("prev"),
+    _blob("head"),
+    _blob("body"),
+    sa.UniqueConstraint("stream", "first_seq"),
+    sa.Index("ix_ledger_block_first_at", "first_at"),
+)
+ledger_posting = sa.Table(
+    "ledger_posting",
+    metadata,
+    sa.Column("kind", sa.Text, primary_key=True),
+    sa.Column("term", sa.Text, primary_key=True),
+    sa.Column("first_block", sa.BigInteger, primary_key=True),
+    _text("blocks"),
+    sqlite_with_rowid=False,
+)
+ledger_cursor = sa.Table(
+    "ledger_cursor",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _number("block_id"),
+)
+
+RECORDS: dict[type, sa.Table] = {
+    KeyRecord: key,
+    VersionRecord: version,
+    ImportRecord: key_import,
+    ServiceRecord: service,
+    GrantRecord: access_grant,
+    OperatorRecord: operator,
+    TokenRecord: token,
+    SigningKeyRecord: signing_key,
+}

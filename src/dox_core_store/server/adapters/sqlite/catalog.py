@@ -1,0 +1,101 @@
+"""The `Catalog` port over one SQLite file.
+
+A point read runs inline on the event loop: with SQLite's page cache it takes microseconds, a hop to
+a thread takes longer. Pages and searches run in a thread on a connection of their own. Writes go to
+the one writer; awaiting one costs the loop nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+
+from dox_core_store.key_path import KeyAddress
+from dox_core_store.server.adapters.sql.reader import SqlReader
+from dox_core_store.server.adapters.sql.transaction import RecordReader
+from dox_core_store.server.adapters.sqlite.writer import SqliteWriter, unavailable
+from dox_core_store.server.domain.access import TokenRecord
+from dox_core_store.server.domain.key import VersionRecord
+from dox_core_store.server.ports import Change, Found, KeyRow, Work
+
+__all__ = ["SqliteCatalog"]
+
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+
+
+class SqliteCatalog:
+    """See the port."""
+
+    def __init__(self, *, engine: sa.Engine, records: RecordReader, writer: SqliteWriter) -> None:
+        self._engine = engine
+        self._records = records
+        self._writer = writer
+        self._inline = SqlReader(connection=engine.connect(), records=records)
+        self._loop = asyncio.get_running_loop()
+
+    async def write(self, work: Work[Result]) -> Result:
+        future: asyncio.Future[Result] = self._loop.create_future()
+
+        def done(result: Any, error: BaseException | None) -> None:
+            self._loop.call_soon_threadsafe(settle, result, error)
+
+        def settle(result: Any, error: BaseException | None) -> None:
+            if future.cancelled():
+                return
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self._writer.submit(work, done)
+        # Once handed over, the work happens: a caller that goes away must not look like a rollback.
+        return await asyncio.shield(future)
+
+    async def version(self, address: KeyAddress, number: int | None) -> Found | None:
+        try:
+            return self._inline.version(address, number)
+        except sa.exc.DBAPIError as error:
+            raise unavailable(error) from error
+
+    async def versions(self, key_id: int) -> list[VersionRecord]:
+        return await self._in_thread(lambda reader: reader.versions(key_id))
+
+    async def keys(
+        self, prefix: str | None, environment: str | None, after: KeyAddress | None, limit: int
+    ) -> list[KeyRow]:
+        return await self._in_thread(lambda r: r.keys(prefix, environment, after, limit))
+
+    async def records(
+        self, kind: type[Record], after: str | None, limit: int, **where: Any
+    ) -> list[Record]:
+        return await self._in_thread(lambda reader: reader.page(kind, after, limit, **where))
+
+    async def revoked_tokens(self, now: datetime) -> list[TokenRecord]:
+        return await self._in_thread(lambda reader: reader.revoked_tokens(now))
+
+    async def environments(self) -> list[str]:
+        return await self._in_thread(SqlReader.environments)
+
+    async def feed_head(self) -> int:
+        return self._inline.feed_head()
+
+    async def changes(self, after: int, limit: int) -> list[Change]:
+        try:
+            return self._inline.changes(after, limit)
+        except sa.exc.DBAPIError as error:
+            raise unavailable(error) from error
+
+    async def _in_thread(self, read: Callable[[SqlReader], Result]) -> Result:
+        def run() -> Result:
+            try:
+                with self._engine.connect() as connection:
+                    return read(SqlReader(connection=connection, records=self._records))
+            except sa.exc.DBAPIError as error:
+                raise unavailable(error) from error
+
+        return await asyncio.to_thread(run)

@@ -1,0 +1,111 @@
+"""Opening the one file: durability settings, the lock of the server's role, and what is refused.
+
+Order: the lock first (one node is one server process), then reading what is there, then the checks
+that refuse, and only then the first write. Durability is SQLite's WAL with ``synchronous=FULL``: a
+commit returns after its log is synced. It is read back, not assumed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from dox_core_store.errors import ConfigurationError
+
+__all__ = ["BUSY_TIMEOUT_MS", "DATABASE_FILE", "ServerLock", "check_writable", "open_engine"]
+
+DATABASE_FILE = "store.db"
+LOCK_FILE = "server.lock"
+BUSY_TIMEOUT_MS = 5_000
+"""How long a statement waits for another process's transaction (an operator's command)."""
+
+_PAGE_CACHE_KIB = 64 * 1024
+_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+
+
+class ServerLock:
+    """An advisory lock beside the database, held for the life of a server process.
+
+    ``flock`` rather than SQLite's exclusive locking mode, which would also lock out our own second
+    connection and the operators' commands that work beside a running server.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LOCK_FILE
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Raises `ConfigurationError` ``store_locked`` if another server holds it."""
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                "store_read_only", f"{self._path} cannot be opened: {error.strerror}."
+            ) from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            raise ConfigurationError(
+                "store_locked", f"Another server holds the store in {self._path.parent}."
+            ) from error
+        self._descriptor = descriptor
+
+    def release(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def open_engine(
+    folder: Path, *, file: str = DATABASE_FILE, read_only: bool = False
+) -> sa.Engine:
+    """An engine on the store's file in ``folder``. Connections manage transactions explicitly."""
+    path = quote(str(folder.resolve() / file))
+    mode = "ro" if read_only else "rw"
+    engine = sa.create_engine(
+        f"sqlite:///file:{path}?mode={mode}&uri=true",
+        isolation_level="AUTOCOMMIT",
+        connect_args={"check_same_thread": False, "cached_statements": 256},
+        poolclass=sa.pool.NullPool,
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(connection: Any, _record: Any) -> None:
+        cursor = connection.cursor()
+        if not read_only:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.execute("PRAGMA trusted_schema=OFF")
+        cursor.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
+        cursor.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT_BYTES}")
+        cursor.close()
+
+    return engine
+
+
+def check_writable(connection: sa.Connection) -> None:
+    """Raise ``store_read_only`` unless commits will be written, and synced before they return."""
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        connection.exec_driver_sql("ROLLBACK")
+    except sa.exc.OperationalError as error:
+        raise ConfigurationError(
+            "store_read_only", f"The database cannot be written: {error.orig}."
+        ) from error
+    mode = connection.exec_driver_sql("PRAGMA journal_mode").scalar()
+    synchronous = connection.exec_driver_sql("PRAGMA synchronous").scalar()
+    if (mode, synchronous) != ("wal", 2):
+        raise ConfigurationError(
+            "store_read_only",
+            f"The database does not sync before it answers (journal {mode}, "
+            f"synchronous {synchronous}); this file system cannot carry the store.",
+        )

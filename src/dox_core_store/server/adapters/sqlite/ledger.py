@@ -1,0 +1,134 @@
+"""The `Ledger` port over the writer: the half that lives on the event loop.
+
+Every awaited entry has a ticket; the writer reports tickets in order, so one report settles many
+waiters. A waiter that is not told within `PATIENCE_SECONDS` is refused; if its entries are written
+after all, ABORTED entries follow, because no value left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from dox_core_store.errors import DoxStoreError, StoreUnavailableError
+from dox_core_store.server.adapters.sql.transaction import timestamp
+from dox_core_store.server.adapters.sqlite.writer import SqliteWriter, Waiting
+from dox_core_store.server.domain.ledger import Entry, Status
+from dox_core_store.server.ports import Clock
+
+__all__ = ["MAX_WAITING", "PATIENCE_SECONDS", "SqliteLedger"]
+
+PATIENCE_SECONDS = 2.0
+MAX_WAITING = 10_000
+_TICK_SECONDS = 0.1
+
+
+class _Waiter:
+    """One awaited commit; a class rather than a tuple because `refused` changes."""
+
+    __slots__ = ("entries", "future", "refused", "since", "ticket")
+
+    def __init__(
+        self, ticket: int, since: float, entries: Sequence[Entry], future: asyncio.Future[int]
+    ) -> None:
+        self.ticket = ticket
+        self.since = since
+        self.entries = entries
+        self.future = future
+        self.refused = False
+
+
+class SqliteLedger:
+    """See the port. `attach` binds it to its writer, `told` is the writer's `Outcome`."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._ticket = 0
+        self._written = 0
+        self._waiters: deque[_Waiter] = deque()
+        self._fault: StoreUnavailableError | None = None
+        self._ticking = False
+
+    @property
+    def waiting(self) -> int:
+        """How many commits are awaited."""
+        return len(self._waiters)
+
+    def attach(self, writer: SqliteWriter) -> None:
+        self._writer = writer
+
+    def record(self, entry: Entry) -> None:
+        self._hand_over((entry,), awaited=False)
+
+    async def commit(self, entries: Sequence[Entry]) -> int:
+        if len(self._waiters) >= MAX_WAITING:
+            raise StoreUnavailableError("overloaded", "Too many requests wait for the ledger.")
+        ticket = self._hand_over(entries, awaited=True)
+        waiter = _Waiter(ticket, self._clock.monotonic(), entries, self._loop.create_future())
+        self._waiters.append(waiter)
+        if not self._ticking:
+            self._ticking = True
+            self._loop.call_later(_TICK_SECONDS, self._tick)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            waiter.refused = True
+            raise
+
+    def check(self) -> None:
+        if self._fault is not None:
+            raise StoreUnavailableError(self._fault.code, self._fault.detail)
+        if self._ticket - self._written > MAX_WAITING:
+            raise StoreUnavailableError("overloaded", "Too many entries wait for the ledger.")
+
+    def told(self, ticket: int, feed_head: int, error: DoxStoreError | None) -> None:
+        """The writer's report; called on its thread."""
+        self._loop.call_soon_threadsafe(self._settle, ticket, feed_head, error)
+
+    def _hand_over(self, entries: Sequence[Entry], *, awaited: bool) -> int:
+        self._ticket += 1
+        self._writer.append(Waiting(self._ticket, entries, awaited))
+        return self._ticket
+
+    def _settle(self, ticket: int, feed_head: int, error: DoxStoreError | None) -> None:
+        self._written = max(ticket, self._written)
+        self._fault = error if isinstance(error, StoreUnavailableError) else None
+        waiters = self._waiters
+        while waiters and waiters[0].ticket <= ticket:
+            waiter = waiters.popleft()
+            if waiter.refused:
+                if error is None:
+                    self.abort(waiter.entries)
+            elif error is not None:
+                # A fresh one each: a shared exception would collect every task's traceback.
+                waiter.future.set_exception(type(error)(error.code, error.detail))
+            else:
+                waiter.future.set_result(feed_head)
+
+    def abort(self, entries: Sequence[Entry]) -> None:
+        """Record that what ``entries`` granted did not leave."""
+        now = timestamp(self._clock.now())
+        for entry in entries:
+            if entry.status == Status.GRANTED:
+                self.record(entry._replace(timestamp=now, status=Status.ABORTED))
+
+    def _tick(self) -> None:
+        overdue = self._clock.monotonic() - PATIENCE_SECONDS
+        for waiter in self._waiters:
+            if waiter.since > overdue:
+                break
+            if not waiter.refused and not waiter.future.done():
+                waiter.refused = True
+                self._fault = _too_slow()
+                waiter.future.set_exception(_too_slow())
+        self._ticking = bool(self._waiters)
+        if self._ticking:
+            self._loop.call_later(_TICK_SECONDS, self._tick)
+
+
+def _too_slow() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "ledger_unavailable", f"The access was not on record within {PATIENCE_SECONDS:g} s."
+    )

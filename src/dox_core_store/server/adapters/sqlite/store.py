@@ -1,0 +1,247 @@
+"""Making and opening an embedded store in a folder.
+
+Making: everything is written under a temporary name and renamed when whole, so an interrupted
+``init`` leaves no half store. Opening: look first (present, schema known, key file right, secrets
+open), write nothing until all of it holds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from dox_core_store.errors import ConfigurationError
+from dox_core_store.server.adapters.jose import TokenSigner, generate_signing_key
+from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.custody import (
+    EmbeddedVault,
+    create_custody,
+    open_custody,
+)
+from dox_core_store.server.adapters.sql.migrate import is_newer, upgrade
+from dox_core_store.server.adapters.sql.reader import SqlReader
+from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
+from dox_core_store.server.adapters.sqlite.engine import (
+    DATABASE_FILE,
+    check_writable,
+    open_engine,
+)
+from dox_core_store.server.domain.access import Caller
+from dox_core_store.server.domain.ledger import CHANGES, Action, genesis
+from dox_core_store.server.domain.token import SigningKeyRecord
+from dox_core_store.server.ports import Clock, Transaction, Work
+from dox_core_store.server.usecases.operator import add_operator
+from dox_core_store.server.usecases.registry import subject
+from dox_core_store.server.usecases.store_secret import (
+    CHECKPOINT_KEY,
+    keep_secret,
+    open_secret,
+    signing_key_address,
+)
+
+__all__ = ["OpenedStore", "create_store", "open_store"]
+
+Result = TypeVar("Result")
+
+ENVIRONMENTS = ("production", "staging", "development")
+_SUFFIXES = ("", "-wal", "-shm")
+
+
+class OpenedStore(NamedTuple):
+    """An embedded store whose seal is open; nothing has been written yet."""
+
+    folder: Path
+    engine: sa.Engine
+    store_id: str
+    default_environment: str
+    records: RecordReader
+    vault: EmbeddedVault
+    signer: TokenSigner
+    checkpoint_key: Ed25519PrivateKey
+
+    def write(self, work: Work[Result], clock: Clock) -> Result:
+        """One transaction from outside the server: a running one follows by the change feed."""
+        with self.engine.connect() as connection:
+            return _transact(connection, self.records, clock, work)
+
+
+def create_store(
+    folder: Path,
+    *,
+    slot_key: bytes,
+    default_environment: str,
+    operator: str,
+    roles: Sequence[str],
+    caller: Caller,
+    clock: Clock,
+) -> None:
+    """Make a store in ``folder`` (0700), with one operator.
+
+    Raises `ConfigurationError` ``store_exists``, ``store_read_only``, ``bad_setting``.
+    """
+    target = folder / DATABASE_FILE
+    if target.exists():
+        raise ConfigurationError("store_exists", f"{folder} holds a store already.")
+    if default_environment not in ENVIRONMENTS:
+        raise ConfigurationError(
+            "bad_setting", f"default_environment takes one of {', '.join(ENVIRONMENTS)}."
+        )
+    draft = folder / f".{DATABASE_FILE}.{os.getpid()}"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        engine = open_engine(folder, file=draft.name)
+        with engine.connect() as connection:
+            check_writable(connection)
+            _fill(connection, slot_key, default_environment, operator, roles, caller, clock)
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        engine.dispose()
+        os.rename(draft, target)
+    except OSError as error:
+        raise ConfigurationError(
+            "store_read_only", f"{folder} cannot be written: {error.strerror}."
+        ) from error
+    finally:
+        for suffix in _SUFFIXES:
+            Path(f"{draft}{suffix}").unlink(missing_ok=True)
+
+
+def open_store(
+    folder: Path, *, slot_key: Callable[[], bytes], alarm: Callable[[str, str], None]
+) -> OpenedStore:
+    """Open the store in ``folder``. An older schema is upgraded once everything else holds.
+
+    Raises `ConfigurationError` ``store_missing``, ``store_newer``, ``store_read_only``,
+    ``store_damaged``, ``wrong_key_file``.
+    """
+    if not (folder / DATABASE_FILE).is_file():
+        raise ConfigurationError("store_missing", f"There is no store in {folder}.")
+    engine = open_engine(folder)
+    try:
+        with engine.connect() as connection:
+            if is_newer(connection):
+                raise ConfigurationError(
+                    "store_newer", "The store's schema is newer than this release knows."
+                )
+            opened = open_custody(connection, slot_key())
+            check_writable(connection)
+            upgrade(connection)
+            records = RecordReader(ring=opened.ring, alarm=alarm)
+            vault = EmbeddedVault(opened.ring)
+            reader = SqlReader(connection=connection, records=records)
+            kid = _current_kid(reader)
+            pem = open_secret(
+                vault,
+                opened.store_id,
+                signing_key_address(kid),
+                reader.version(signing_key_address(kid), None),
+            )
+            checkpoint = open_secret(
+                vault, opened.store_id, CHECKPOINT_KEY, reader.version(CHECKPOINT_KEY, None)
+            )
+    except sa.exc.DBAPIError as error:
+        raise _unusable(folder, error) from error
+    return OpenedStore(
+        folder=folder,
+        engine=engine,
+        store_id=opened.store_id,
+        default_environment=opened.default_environment,
+        records=records,
+        vault=vault,
+        signer=TokenSigner(kid=kid, private_pem=pem),
+        checkpoint_key=Ed25519PrivateKey.from_private_bytes(checkpoint),
+    )
+
+
+def _fill(
+    connection: sa.Connection,
+    slot_key: bytes,
+    default_environment: str,
+    operator: str,
+    roles: Sequence[str],
+    caller: Caller,
+    clock: Clock,
+) -> None:
+    upgrade(connection)
+    now = clock.now()
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    opened = create_custody(
+        connection, default_environment=default_environment, slot_key=slot_key, now=now
+    )
+    connection.execute(
+        sa.insert(tables.environment), [{"name": name, "created_at": now} for name in ENVIRONMENTS]
+    )
+    connection.execute(
+        sa.insert(tables.ledger_stream).values(
+            stream=CHANGES, opened_at=now, last_seq=0, head=genesis(opened.store_id, CHANGES)
+        )
+    )
+    connection.exec_driver_sql("COMMIT")
+    vault = EmbeddedVault(opened.ring)
+    kid, pem, jwk = generate_signing_key()
+    checkpoint = Ed25519PrivateKey.generate().private_bytes_raw()
+
+    def work(tx: Transaction) -> None:
+        tx.record(
+            caller,
+            {"action": Action.INIT, "key_path": subject("stores", opened.store_id)},
+        )
+        tx.put(
+            SigningKeyRecord(
+                kid=kid,
+                public_jwk=msgspec.json.encode(jwk).decode(),
+                created_at=tx.now,
+                retired_at=None,
+                compromised_at=None,
+            )
+        )
+        store_id = opened.store_id
+        keep_secret(tx, caller, vault, store_id, signing_key_address(kid), pem)
+        keep_secret(tx, caller, vault, store_id, CHECKPOINT_KEY, checkpoint)
+        add_operator(tx, caller, operator, roles)
+
+    records = RecordReader(ring=opened.ring, alarm=lambda _table, _identity: None)
+    _transact(connection, records, clock, work)
+
+
+def _transact(
+    connection: sa.Connection, records: RecordReader, clock: Clock, work: Work[Result]
+) -> Result:
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        transaction = SqlTransaction(connection=connection, reader=records, now=clock.now())
+        result = work(transaction)
+        transaction.finish()
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        connection.exec_driver_sql("ROLLBACK")
+        raise
+    return result
+
+
+def _current_kid(reader: SqlReader) -> str:
+    """The newest signing key that signs."""
+    records = reader.page(SigningKeyRecord, None, 1_000)
+    signing = [r for r in records if r.retired_at is None and r.compromised_at is None]
+    if not signing:
+        raise ConfigurationError("store_damaged", "The store has no usable signing key.")
+    return max(signing, key=lambda record: record.created_at).kid
+
+
+def _unusable(folder: Path, error: sa.exc.DBAPIError) -> ConfigurationError:
+    """A fault of the database file as ours, by SQLite's own words."""
+    said = str(error.orig)
+    if "readonly" in said or "unable to open" in said:
+        return ConfigurationError(
+            "store_read_only", f"The store in {folder} cannot be written: {said}."
+        )
+    if "locked" in said:
+        return ConfigurationError("store_locked", f"The store in {folder} is busy: {said}.")
+    return ConfigurationError("store_damaged", f"The store in {folder} is unusable: {said}.")
+

@@ -1,0 +1,173 @@
+"""The one writer of an embedded store: a thread that owns the only writing connection.
+
+Two kinds of work reach it, in order of arrival: mutations (a transaction each) and ledger entries
+(everything that waits goes into one commit: group commit). Both commits sync before anyone is told.
+A ledger commit is one SQL statement, so the interpreter lock is given up for all of SQLite's work
+and the sync, and that statement also returns the head of the change feed: the commit is the lease.
+
+`SqliteLedger` is the half on the event loop; this module is the half in the thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Any, NamedTuple, Protocol
+
+import sqlalchemy as sa
+
+from dox_core_store.errors import DoxStoreError, StoreUnavailableError
+from dox_core_store.server.adapters.sql.postings import Postings
+from dox_core_store.server.adapters.sql.stream import LedgerStream
+from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
+from dox_core_store.server.domain.ledger import Entry
+from dox_core_store.server.ports import Clock, Work
+
+__all__ = ["Outcome", "SqliteWriter", "Waiting", "unavailable"]
+
+_MAX_ENTRIES_PER_COMMIT = 2_000
+
+
+class Waiting(NamedTuple):
+    """Entries on their way to the writer. ``ticket`` rises; ``awaited``: a value depends on it."""
+
+    ticket: int
+    entries: Sequence[Entry]
+    awaited: bool
+
+
+class Outcome(Protocol):
+    """Told on the writer's thread what became of every ticket up to ``ticket``."""
+
+    def __call__(self, ticket: int, feed_head: int, error: DoxStoreError | None) -> None: ...
+
+
+def unavailable(error: Exception) -> StoreUnavailableError:
+    """A database fault as ours; the database's message names no value."""
+    cause = getattr(error, "orig", error)
+    return StoreUnavailableError(
+        "ledger_unavailable", f"The store cannot be written: {cause}. Nothing was revealed."
+    )
+
+
+class SqliteWriter:
+    """See the module. ``start`` opens the process's stream; ``stop`` closes it."""
+
+    def __init__(
+        self,
+        *,
+        engine: sa.Engine,
+        records: RecordReader,
+        stream: LedgerStream,
+        clock: Clock,
+        outcome: Outcome,
+    ) -> None:
+        self._engine = engine
+        self._records = records
+        self._stream = stream
+        self._clock = clock
+        self._outcome = outcome
+        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._pending: deque[Waiting] = deque()
+        self._kept: list[Entry] = []
+        self._signalled = False
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+
+    def start(self) -> None:
+        """Open the connection and the stream, then the thread. Raises `DoxStoreError`."""
+        self._connection = self._engine.connect()
+        self._stream.open(self._connection)
+        self._postings = Postings(self._connection)
+        self._postings.catch_up()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Write what is waiting, close the stream, end the thread."""
+        self._jobs.put(None)
+        self._thread.join()
+
+    # --- called on the event loop ------------------------------------------------------------
+
+    def append(self, waiting: Waiting) -> None:
+        """Hand over entries; `Outcome` tells when they are on stable storage."""
+        self._pending.append(waiting)
+        if not self._signalled:
+            self._signalled = True
+            self._jobs.put(self._append_pending)
+
+    def submit(self, work: Work[Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        """Run ``work`` in a transaction; ``done`` is called on the writer's thread."""
+        self._jobs.put(lambda: self._transact(work, done))
+
+    def index(self) -> None:
+        """Write the search index of what was committed since the last time."""
+        self._jobs.put(self._flush_postings)
+
+    # --- on the writer's thread --------------------------------------------------------------
+
+    def _run(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+        self._append_pending()
+        self._flush_postings()
+        with contextlib.suppress(sa.exc.DBAPIError):  # a full disk must not keep us from ending
+            self._stream.close(self._connection)
+        self._connection.close()
+
+    def _append_pending(self) -> None:
+        self._signalled = False  # before draining: an append after this line signals anew
+        pending, taken, entries = self._pending, [], list(self._kept)
+        while pending and len(entries) < _MAX_ENTRIES_PER_COMMIT:
+            waiting = pending.popleft()
+            taken.append(waiting)
+            entries += waiting.entries
+        if not entries:
+            return
+        if pending:
+            self._signalled = True
+            self._jobs.put(self._append_pending)
+        ticket = taken[-1].ticket if taken else 0
+        try:
+            block_id, feed_head, written = self._stream.append(self._connection, entries)
+        except sa.exc.DBAPIError as error:
+            # What someone waits for is refused now; what nobody waits for is written later.
+            self._kept += [e for waiting in taken if not waiting.awaited for e in waiting.entries]
+            self._outcome(ticket, 0, unavailable(error))
+            return
+        self._kept.clear()
+        self._outcome(ticket, feed_head, None)
+        self._postings.add(block_id, written)
+
+    def _transact(
+        self, work: Work[Any], done: Callable[[Any, BaseException | None], None]
+    ) -> None:
+        run = self._connection.exec_driver_sql
+        try:
+            run("BEGIN IMMEDIATE")
+            try:
+                transaction = SqlTransaction(
+                    connection=self._connection, reader=self._records, now=self._clock.now()
+                )
+                result = work(transaction)
+                recorded = transaction.finish()
+                run("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+                    run("ROLLBACK")
+                raise
+        except sa.exc.DBAPIError as error:
+            done(None, unavailable(error))
+        except Exception as error:  # noqa: BLE001 - goes to whoever awaits the work
+            done(None, error)
+        else:
+            if recorded is not None:
+                self._postings.add(*recorded)
+            done(result, None)
+
+    def _flush_postings(self) -> None:
+        # The index is behind by design: what cannot be written now is caught up with later.
+        with contextlib.suppress(sa.exc.DBAPIError):
+            self._postings.flush()

@@ -1,0 +1,107 @@
+"""What operators see of a running node: Prometheus metrics and the log.
+
+No label ever names a key, a service or an address: metrics must not become a second, unguarded
+ledger. The log is JSON Lines on standard error and never holds a request, a response or an
+exception's arguments.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import structlog
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+__all__ = ["NodeMetrics", "configure_log", "report_exception"]
+
+
+def configure_log(level: str) -> structlog.stdlib.BoundLogger:
+    """The process's log."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(sort_keys=True),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logger: structlog.stdlib.BoundLogger = structlog.get_logger()
+    return logger
+
+
+def report_exception(log: Any) -> Callable[[BaseException, str], None]:
+    """Logs a fault of ours by type and place; never by message, which may quote a value."""
+
+    def report(error: BaseException, request_id: str) -> None:
+        frames = traceback.extract_tb(error.__traceback__)[-5:]
+        log.error(
+            "internal_error",
+            request_id=request_id,
+            kind=type(error).__name__,
+            at=[f"{frame.name}:{frame.lineno}" for frame in frames],
+        )
+
+    return report
+
+
+class NodeMetrics(Collector):
+    """Collects at scrape time from what the node counts anyway."""
+
+    def __init__(
+        self, *, door: Any, waiting: Callable[[], int], feed: Callable[[], int]
+    ) -> None:
+        self._door = door
+        self._waiting = waiting
+        self._feed = feed
+        self._registry = CollectorRegistry()
+        self._registry.register(self)
+        self.alarms = 0
+
+    def render(self) -> bytes:
+        """The exposition format, version 0.0.4."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Any]:
+        door = self._door
+        requests = CounterMetricFamily(
+            "doxstore_door_requests", "Requests at the door, by outcome.", labels=["code"]
+        )
+        for code, count in sorted(door.outcomes.items()):
+            requests.add_metric([code], count)
+        yield requests
+        yield CounterMetricFamily(
+            "doxstore_values_revealed", "Values that left the door.", value=door.values
+        )
+        buckets, total = [], 0
+        for bound, count in zip((*door.BUCKETS, float("inf")), door.counts, strict=True):
+            total += count
+            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
+        yield HistogramMetricFamily(
+            "doxstore_door_seconds", "Time at the door.", buckets=buckets, sum_value=door.seconds
+        )
+        yield GaugeMetricFamily(
+            "doxstore_ledger_waiting", "Requests waiting for the ledger.", value=self._waiting()
+        )
+        yield GaugeMetricFamily(
+            "doxstore_feed_applied", "Position in the change feed.", value=self._feed()
+        )
+        yield CounterMetricFamily(
+            "doxstore_integrity_alarms", "Rows whose MAC did not hold.", value=self.alarms
+        )
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        yield GaugeMetricFamily(
+            "doxstore_peak_memory_bytes", "Peak resident memory.", value=usage.ru_maxrss * 1024
+        )
+        yield CounterMetricFamily(
+            "doxstore_cpu_seconds", "Processor time.", value=usage.ru_utime + usage.ru_stime
+        )

@@ -1,0 +1,199 @@
+"""Keys, versions and their states.
+
+Decides which change of a version's state is legal and who is handed which state. Both are tables;
+nothing else in the code compares states. Numbers only grow; a revoked or destroyed version never
+comes back; a revoked current version is never replaced by the previous one, so the key then has
+no value until a new version is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Container
+from datetime import datetime
+from enum import StrEnum
+
+import msgspec
+
+from dox_core_store.errors import (
+    ConflictError,
+    GoneError,
+    InvalidRequestError,
+    PayloadTooLargeError,
+)
+from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress, parse_address
+from dox_core_store.sensitive import Sensitive
+
+__all__ = [
+    "MAX_VALUE_BYTES",
+    "READABLE",
+    "TRANSITIONS",
+    "Act",
+    "ImportRecord",
+    "KeyRecord",
+    "State",
+    "VersionRecord",
+    "check_value",
+    "next_state",
+    "refusal",
+    "writable_address",
+]
+
+MAX_VALUE_BYTES = 64 * 1024
+
+
+class State(StrEnum):
+    """What a version is. Expired is not a state: it is ``expires_at`` at or before now."""
+
+    PENDING = "pending"
+    CURRENT = "current"
+    PREVIOUS = "previous"
+    RETIRED = "retired"
+    REVOKED = "revoked"
+    DESTROYED = "destroyed"
+
+
+class Act(StrEnum):
+    """What can happen to one version."""
+
+    PROMOTE = "promote"
+    """It becomes the key's current version."""
+    SUPERSEDE = "supersede"
+    """Another version became current."""
+    RETIRE = "retire"
+    """Its overlap is over."""
+    REVOKE = "revoke"
+    """It is compromised."""
+    DESTROY = "destroy"
+    """Its value is to be erased."""
+
+
+TRANSITIONS: dict[tuple[State, Act], State] = {
+    (State.PENDING, Act.PROMOTE): State.CURRENT,
+    (State.CURRENT, Act.SUPERSEDE): State.PREVIOUS,
+    (State.PREVIOUS, Act.SUPERSEDE): State.RETIRED,
+    (State.PREVIOUS, Act.RETIRE): State.RETIRED,
+    (State.PENDING, Act.REVOKE): State.REVOKED,
+    (State.CURRENT, Act.REVOKE): State.REVOKED,
+    (State.PREVIOUS, Act.REVOKE): State.REVOKED,
+    (State.RETIRED, Act.REVOKE): State.REVOKED,
+    (State.PENDING, Act.DESTROY): State.DESTROYED,
+    (State.PREVIOUS, Act.DESTROY): State.DESTROYED,
+    (State.RETIRED, Act.DESTROY): State.DESTROYED,
+    (State.REVOKED, Act.DESTROY): State.DESTROYED,
+}
+"""Every legal change. What is not here is refused; destroying the current version is not here on
+purpose: revoke it first, so that readers are told why it is gone."""
+
+READABLE: dict[State, frozenset[str]] = {
+    State.PENDING: frozenset(),
+    State.CURRENT: frozenset({"service", "maintainer"}),
+    State.PREVIOUS: frozenset({"service", "maintainer"}),
+    State.RETIRED: frozenset({"maintainer"}),
+    State.REVOKED: frozenset(),
+    State.DESTROYED: frozenset(),
+}
+"""Who is handed a version in each state. Without a number, only the current one is asked for."""
+
+
+def next_state(state: State, act: Act) -> State:
+    """The state after ``act``; raises `ConflictError` ``illegal_transition``."""
+    try:
+        return TRANSITIONS[state, act]
+    except KeyError:
+        hint = " Revoke it first." if (state, act) == (State.CURRENT, Act.DESTROY) else ""
+        raise ConflictError(
+            "illegal_transition", f"A {state} version cannot be {_PAST[act]}.{hint}"
+        ) from None
+
+
+def refusal(
+    state: State, expires_at: datetime | None, now: datetime, reader: str
+) -> GoneError | None:
+    """Why a version is not handed to ``reader`` (``service`` or ``maintainer``), if so."""
+    if state is State.REVOKED:
+        return GoneError("version_revoked", "This version was revoked and is handed out nowhere.")
+    if state is State.DESTROYED:
+        return GoneError("version_destroyed", "This version was destroyed.")
+    if reader not in READABLE[state]:
+        return GoneError("version_unavailable", f"A {state} version is not handed out.")
+    if expires_at is not None and expires_at <= now:
+        return GoneError("key_expired", f"This version expired at {expires_at:%Y-%m-%dT%H:%M:%SZ}.")
+    return None
+
+
+def check_value(value: Sensitive) -> bytes:
+    """The bytes of ``value``. Raises `PayloadTooLargeError` ``value_too_large``."""
+    raw = value.reveal().encode()
+    if len(raw) > MAX_VALUE_BYTES:
+        raise PayloadTooLargeError("value_too_large", "A value is at most 64 KiB of UTF-8.")
+    return raw
+
+
+def writable_address(
+    text: str, environments: Collection[str], *, default: str, explicit: str | None
+) -> KeyAddress:
+    """The address that ``text`` names. Raises also ``reserved_path``."""
+    address = parse_address(text, environments, default=default, explicit=explicit)
+    if address.path.partition(".")[0].lower() == RESERVED_PREFIX:
+        raise InvalidRequestError("reserved_path", "What begins with _store is the store's own.")
+    return address
+
+
+class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One key in one environment. ``head`` names the version that a read without number means:
+    the current one, or the last one that was current if it was revoked since."""
+
+    key_id: int
+    path: str
+    environment: str
+    owner: str | None
+    usage: str | None
+    created_at: datetime
+    rotated_at: datetime | None
+    last_number: int
+    head: str | None
+    staged_head: str | None = None
+    staged_import: str | None = None
+
+    def settled_head(self, committed: Container[str]) -> str | None:
+        """The head, where ``committed`` names the imports that took effect: an import of any size
+        becomes visible in one short transaction, and its keys are tidied up afterwards."""
+        return self.staged_head if self.staged_import in committed else self.head
+
+
+class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A running or ended import. ``conflict`` names a key that someone else changed meanwhile."""
+
+    import_id: str
+    status: str
+    created_by: str
+    created_at: datetime
+    touched_at: datetime
+    next_sequence: int
+    created: int
+    replaced: int
+    unchanged: int
+    conflict: str | None
+
+
+class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable value of a key. ``sealed`` is None once destroyed."""
+
+    version_id: str
+    key_id: int
+    number: int
+    state: State
+    created_at: datetime
+    created_by: str
+    expires_at: datetime | None
+    rolled_back_from: int | None
+    sealed: bytes | None
+
+
+_PAST = {
+    Act.PROMOTE: "promoted",
+    Act.SUPERSEDE: "superseded",
+    Act.RETIRE: "retired",
+    Act.REVOKE: "revoked",
+    Act.DESTROY: "destroyed",
+}

@@ -1,0 +1,104 @@
+"""How fast a service may ask: the generic cell rate algorithm (ITU-T I.371, annex A).
+
+One number per service, the theoretical arrival time, says all: never more than
+``burst + rate x t`` requests in any window of t seconds. The clock is passed in and monotonic.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import NamedTuple
+
+from dox_core_store.errors import InvalidRequestError
+
+__all__ = ["DEFAULT_RATE", "Bucket", "Rate", "Verdict", "parse_rate"]
+
+_PERIODS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hour": 3600}
+_RATE = re.compile(r"([1-9][0-9]{0,8})/([a-z]+)", re.ASCII)
+
+
+class Rate(NamedTuple):
+    """``count`` requests per ``period_seconds``, of which ``burst`` may come at once."""
+
+    count: int
+    period_seconds: int
+    burst: int
+
+    def __str__(self) -> str:
+        unit = {1: "s", 60: "min", 3600: "h"}[self.period_seconds]
+        return f"{self.count}/{unit}"
+
+    @property
+    def policy(self) -> bytes:
+        """As the ``RateLimit-Policy`` header says it."""
+        return b'"service";q=%d;w=%d' % (self.count, self.period_seconds)
+
+
+DEFAULT_RATE = Rate(600, 60, 600)
+
+
+def parse_rate(text: str, burst: int | None = None) -> Rate:
+    """``600/min`` as a `Rate`; ``burst`` defaults to one period's worth.
+
+    Raises `InvalidRequestError` ``invalid_field``.
+    """
+    match = _RATE.fullmatch(text)
+    if match is None or match[2] not in _PERIODS:
+        raise InvalidRequestError("invalid_field", "A limit is written like 600/min, 10/s or 50/h.")
+    count = int(match[1])
+    if burst is not None and not 1 <= burst <= 1_000_000_000:
+        raise InvalidRequestError("invalid_field", "A burst is a number from 1 to 1000000000.")
+    return Rate(count, _PERIODS[match[2]], count if burst is None else burst)
+
+
+class Verdict(NamedTuple):
+    """``remaining`` requests may follow at once; after ``reset_seconds`` the burst is whole again.
+    ``retry_after_seconds`` is None where waiting cannot help: the cost is over the burst."""
+
+    allowed: bool
+    remaining: int
+    reset_seconds: float
+    retry_after_seconds: float | None
+
+
+class Bucket:
+    """The limiter of one service. Not thread-safe: it lives on the event loop."""
+
+    __slots__ = ("_arrival", "_interval", "_tolerance", "rate")
+
+    def __init__(self, rate: Rate) -> None:
+        self.rate = rate
+        self._interval = rate.period_seconds / rate.count
+        self._tolerance = self._interval * rate.burst
+        self._arrival = -math.inf
+
+    def take(self, now: float, cost: int = 1) -> Verdict:
+        """Take ``cost`` requests at ``now`` (seconds, monotonic), if there are as many.
+
+        A refusal of a payable cost costs nothing here; callers charge what they want to charge.
+        """
+        arrival = max(self._arrival, now)
+        after = arrival + cost * self._interval
+        allow_at = after - self._tolerance
+        # A billionth of a second of tolerance: float sums of intervals must not refuse the last one.
+        if allow_at > now + 1e-9:
+            payable = cost <= self.rate.burst
+            return Verdict(
+                False,
+                int((now + self._tolerance - arrival) / self._interval + 1e-9),
+                arrival - now,
+                allow_at - now if payable else None,
+            )
+        self._arrival = after
+        return Verdict(
+            True,
+            int((now + self._tolerance - after) / self._interval + 1e-9),
+            after - now,
+            None,
+        )
+
+    def charge(self, now: float, cost: int = 1) -> None:
+        """Charge ``cost`` whether or not it can be paid, up to one whole burst of debt-free wait."""
+        after = max(self._arrival, now) + cost * self._interval
+        self._arrival = min(after, now + self._tolerance)

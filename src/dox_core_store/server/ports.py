@@ -1,0 +1,231 @@
+"""Every seam of the server, on one page.
+
+A port's docstring is its contract: what is idempotent, what absence returns, which errors may come
+out. Adapters translate foreign errors totally: nothing but `DoxStoreError` leaves them.
+Synchronous methods of `Transaction` run in the store's writer; everything else may be awaited on
+the event loop and never blocks it for longer than one local page read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from dox_core_store.key_path import KeyAddress
+from dox_core_store.server.domain.access import Caller, TokenRecord
+from dox_core_store.server.domain.envelope import Binding
+from dox_core_store.server.domain.key import KeyRecord, VersionRecord
+from dox_core_store.server.domain.ledger import Entry
+
+__all__ = [
+    "Catalog",
+    "Change",
+    "Clock",
+    "Found",
+    "KeyRow",
+    "Ledger",
+    "LedgerFilter",
+    "LedgerReader",
+    "StoredEntry",
+    "Transaction",
+    "Vault",
+    "Work",
+]
+
+Record = TypeVar("Record")
+Result = TypeVar("Result")
+
+
+class Clock(Protocol):
+    """Time, passed in."""
+
+    def now(self) -> datetime:
+        """The wall clock, aware, UTC."""
+
+    def seconds(self) -> float:
+        """The wall clock as seconds since 1970, where a datetime would be too slow."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back."""
+
+
+class Vault(Protocol):
+    """Where values live.
+
+    ``store`` returns what the catalog keeps in the version's row to find the value again: the
+    sealed value itself for the embedded vault. ``open`` raises `DoxStoreError` ``store_damaged``
+    if what is kept does not belong to ``binding``. Both are idempotent by ``binding.version_id``.
+    """
+
+    def store(self, binding: Binding, value: bytes) -> bytes: ...
+
+    def open(self, binding: Binding, kept: bytes) -> bytes: ...
+
+
+class Transaction(Protocol):
+    """One mutation, seen from inside: all of it happens, or nothing.
+
+    Records are the domain's; each row that decides is read with its MAC checked, and one that
+    fails counts as absent. What `record` was given enters the ``changes`` stream as the last
+    statement of the transaction.
+    """
+
+    @property
+    def now(self) -> datetime:
+        """When this transaction happens; the same throughout it."""
+
+    def get(self, kind: type[Record], **where: Any) -> Record | None:
+        """The one record whose columns equal ``where``; None if there is none."""
+
+    def find(self, kind: type[Record], *, limit: int | None = None, **where: Any) -> list[Record]:
+        """All, or the first ``limit``, records whose columns equal ``where``, in the order of
+        their primary key."""
+
+    def put(self, record: Any) -> None:
+        """Insert ``record``, or replace the one with its primary key."""
+
+    def remove(self, kind: type[Any], **where: Any) -> None:
+        """Remove the records whose columns equal ``where``; none is fine."""
+
+    def new_key_id(self) -> int:
+        """A number that no key has had."""
+
+    def environments(self) -> Collection[str]:
+        """The declared environments."""
+
+    def add_environment(self, name: str) -> None:
+        """Declare ``name``. Raises ``environment_in_use`` if a stored path ends in it."""
+
+    def spell(self, names: Sequence[str]) -> None:
+        """Claim the spelling of paths and prefixes; raises `ConflictError` ``case_collision``."""
+
+    def unspell(self, path: str) -> None:
+        """Give up the spelling of ``path`` and of its prefixes where no key uses them any more."""
+
+    def record(self, caller: Caller, entry: Mapping[str, Any]) -> None:
+        """Put the mutation on the ledger; ``entry`` has `Entry` fields beyond the caller's."""
+
+
+Work = Callable[[Transaction], Result]
+
+
+class Found(NamedTuple):
+    """A key and the version that was asked for, as the catalog holds them."""
+
+    key: KeyRecord
+    version: VersionRecord
+
+
+class KeyRow(NamedTuple):
+    """A key as lists show it; ``head`` is None while an import that brings it is not committed."""
+
+    key: KeyRecord
+    head: VersionRecord | None
+    last_read_at: datetime | None
+
+
+class Change(NamedTuple):
+    """One entry of the change feed: what happened to what."""
+
+    seq: int
+    action: str
+    key_path: str
+    environment: str | None
+
+
+class Catalog(Protocol):
+    """Everything about keys but their values, and the one way to change it.
+
+    Raises `StoreUnavailableError` ``ledger_unavailable`` where the store cannot be written (full,
+    read-only, too slow): the transaction then has not happened.
+    """
+
+    async def write(self, work: Work[Result]) -> Result:
+        """Run ``work`` in the store's one writer, in one transaction. Errors roll it back."""
+
+    async def version(self, address: KeyAddress, number: int | None) -> Found | None:
+        """The version ``number`` (None: the head) of a key; None if there is none."""
+
+    async def versions(self, key_id: int) -> list[VersionRecord]:
+        """All versions of a key, by number."""
+
+    async def keys(
+        self, prefix: str | None, environment: str | None, after: KeyAddress | None, limit: int
+    ) -> list[KeyRow]:
+        """A page of keys in order of path and environment, after ``after``."""
+
+    async def records(
+        self, kind: type[Record], after: str | None, limit: int, **where: Any
+    ) -> list[Record]:
+        """A page of records in order of their primary key, after ``after``."""
+
+    async def revoked_tokens(self, now: datetime) -> list[TokenRecord]:
+        """Revoked tokens that have not expired by ``now``."""
+
+    async def environments(self) -> list[str]:
+        """The declared environments, sorted."""
+
+    async def feed_head(self) -> int:
+        """The last ``seq`` of the change feed."""
+
+    async def changes(self, after: int, limit: int) -> list[Change]:
+        """The change feed after ``after``."""
+
+
+class Ledger(Protocol):
+    """Where entries go. A value leaves only after `commit` returned."""
+
+    def record(self, entry: Entry) -> None:
+        """Hand over an entry that nobody waits for. Never dropped silently."""
+
+    async def commit(self, entries: Sequence[Entry]) -> int:
+        """Returns once ``entries`` are on stable storage: the head of the change feed at that
+        commit. Raises `StoreUnavailableError` ``ledger_unavailable`` after 2 s or on a fault (an
+        entry that is written after all is then followed by ABORTED), ``overloaded`` at once if
+        too many wait."""
+
+    def abort(self, entries: Sequence[Entry]) -> None:
+        """Record that what was committed as GRANTED did not leave after all."""
+
+    def check(self) -> None:
+        """Raise `StoreUnavailableError` unless the ledger can be written now."""
+
+
+class StoredEntry(NamedTuple):
+    """An entry in its place: what searches and exports return."""
+
+    entry: Entry
+    seq: int
+    stream: str
+    prev: bytes
+    hash: bytes
+    cursor: str
+
+
+class LedgerFilter(NamedTuple):
+    """What to search for; None means any. ``since`` and ``until`` are inclusive."""
+
+    service_name: str | None = None
+    key_path: str | None = None
+    prefix: str | None = None
+    environment: str | None = None
+    action: str | None = None
+    status: str | None = None
+    token_id: str | None = None
+    ip_address: str | None = None
+    request_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class LedgerReader(Protocol):
+    """Reading the ledger back."""
+
+    async def search(
+        self, wanted: LedgerFilter, before: str | None, limit: int
+    ) -> tuple[list[StoredEntry], str | None]:
+        """A page of entries, newest first, and the cursor of the next page."""
+
+    def export(self) -> AsyncIterator[list[StoredEntry]]:
+        """Every entry in stored order, some at a time."""

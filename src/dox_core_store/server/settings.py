@@ -1,0 +1,113 @@
+"""The server's settings: one frozen value, from a TOML file, the environment and the command line.
+
+Precedence: command line, ``DOXSTORE_<NAME>`` in the environment, the file named by ``--config`` or
+``DOXSTORE_CONFIG``, the defaults here. Unknown keys are refused, because a mistyped setting must not
+silently become its default. Units are in the names.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dox_core_store.errors import ConfigurationError
+
+__all__ = ["Settings", "load_settings"]
+
+_PREFIX = "DOXSTORE_"
+_NOT_SETTINGS = frozenset({"config"})
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """See ``docs/operations.md`` for each."""
+
+    data: str = ".doxstore"
+    """Folder of the store."""
+    key_file: str = ""
+    """The key-file slot's file; empty: ``root.key`` beside the data (only ``dev`` makes that)."""
+    host: str = "127.0.0.1"
+    port: int = 8420
+    tls_certificate_file: str = ""
+    tls_key_file: str = ""
+    allow_plain_http: bool = False
+    """Serve without TLS beyond loopback, behind a proxy that terminates it."""
+    default_environment: str = "production"
+    expiry_days: int = 90
+    """Default life of a key's version; 0: for ever."""
+    cache_ttl_ceiling_seconds: int = 3600
+    """How long a client may serve a value from its cache."""
+    outage_grace_seconds: int = 3600
+    """How long a client may serve a value while the store cannot be reached."""
+    max_connections: int = 20_000
+    shutdown_seconds: int = 10
+    """How long requests under way may take once the server was told to stop."""
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65_535:
+            raise _bad("port", "a number from 0 to 65535")
+        if bool(self.tls_certificate_file) != bool(self.tls_key_file):
+            raise _bad("tls_certificate_file and tls_key_file", "both or neither")
+        if self.expiry_days < 0 or self.cache_ttl_ceiling_seconds < 0:
+            raise _bad("expiry_days and cache_ttl_ceiling_seconds", "numbers from 0")
+        if self.log_level not in {"debug", "info", "warning", "error"}:
+            raise _bad("log_level", "debug, info, warning or error")
+        if not (self.tls_certificate_file or self.allow_plain_http or _is_loopback(self.host)):
+            raise _bad(
+                "host",
+                "a loopback address unless tls_certificate_file and tls_key_file are set"
+                " (or allow_plain_http behind a proxy that terminates TLS)",
+            )
+
+
+def load_settings(
+    given: Mapping[str, Any], environ: Mapping[str, str], config: Path | None = None
+) -> Settings:
+    """The settings in force. ``given`` (the command line) wins; None in it means not given.
+
+    Raises `ConfigurationError` ``bad_setting``.
+    """
+    named = config or (Path(environ[_PREFIX + "CONFIG"]) if _PREFIX + "CONFIG" in environ else None)
+    values: dict[str, Any] = {} if named is None else _read(named)
+    known = frozenset(Settings.__struct_fields__)
+    for name, text in environ.items():
+        if name.startswith(_PREFIX):
+            setting = name.removeprefix(_PREFIX).lower()
+            if setting in _NOT_SETTINGS:
+                continue
+            if setting not in known:
+                raise ConfigurationError("bad_setting", f"{name} is not a setting of this server.")
+            values[setting] = text
+    values.update({name: value for name, value in given.items() if value is not None})
+    try:
+        return msgspec.convert(values, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ConfigurationError("bad_setting", f"{error}.") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(
+            "bad_setting", f"The configuration file {os.fspath(path)} is unusable: {error}."
+        ) from error
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _bad(name: str, takes: str) -> ConfigurationError:
+    return ConfigurationError("bad_setting", f"{name} takes {takes}.")

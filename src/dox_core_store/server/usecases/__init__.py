@@ -1,0 +1,1 @@
+"""The steps of each job, in order, against the ports."""

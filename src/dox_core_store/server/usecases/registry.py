@@ -1,0 +1,191 @@
+"""What this node knows of identities and grants, in memory, and how it follows the change feed.
+
+The door decides without I/O, so every service, grant, operator, revoked token, signing key and
+environment is held here. The store's change feed says what changed; `Feed.catch_up` applies it.
+``applied`` is the feed position that everything here stands for: a ledger commit that returns a
+later one tells the door that it decided on old knowledge and has to decide again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Protocol
+
+from dox_core_store.errors import AuthenticationError
+from dox_core_store.server.domain.access import (
+    GrantRecord,
+    GrantTree,
+    OperatorRecord,
+    ServiceRecord,
+    TokenRecord,
+)
+from dox_core_store.server.domain.ledger import Action
+from dox_core_store.server.domain.limit import Bucket, Rate
+from dox_core_store.server.domain.token import LEEWAY_SECONDS, Claims, Kind, SigningKeyRecord
+from dox_core_store.server.ports import Catalog, Change, Clock
+
+__all__ = ["Feed", "KnownService", "Registry", "subject"]
+
+_PAGE = 1_000
+_STORE = "_store."
+
+
+def subject(kind: str, name: str) -> str:
+    """How the ledger names what is not a key: ``_store.services.jules-mcp``."""
+    return f"{_STORE}{kind}.{name}"
+
+
+class KnownService:
+    """A service as the door needs it: its record, compiled grants and limiter."""
+
+    __slots__ = ("bucket", "record", "tree")
+
+    def __init__(self, record: ServiceRecord, tree: GrantTree, bucket: Bucket) -> None:
+        self.record = record
+        self.tree = tree
+        self.bucket = bucket
+
+
+class KeySet(Protocol):
+    """Who is told which signing keys verify."""
+
+    def replace(self, keys: Mapping[str, str]) -> None:
+        """From now on exactly these: public JWK (JSON) by ``kid``."""
+
+
+class Registry:
+    """See the module. Everything runs on the event loop."""
+
+    def __init__(self, *, catalog: Catalog, clock: Clock, key_set: KeySet) -> None:
+        self._catalog = catalog
+        self._clock = clock
+        self._key_set = key_set
+        self.services: dict[str, KnownService] = {}
+        self.operators: dict[str, OperatorRecord] = {}
+        self.environments: frozenset[str] = frozenset()
+        self.revision = 0
+        """Rises whenever any decision made here may differ from before."""
+        self._revoked: dict[str, datetime] = {}
+
+    async def load(self) -> None:
+        """Read everything once, at start."""
+        grants: dict[str, list[GrantRecord]] = {}
+        for grant in await self._all(GrantRecord, "grant_id"):
+            grants.setdefault(grant.service, []).append(grant)
+        for record in await self._all(ServiceRecord, "name"):
+            self._know(record, grants.get(record.name, []))
+        self.operators = {record.name: record for record in await self._all(OperatorRecord, "name")}
+        await self._load_revoked()
+        await self._load_signing_keys()
+        self.environments = frozenset(await self._catalog.environments())
+
+    def check(self, claims: Claims, now: float) -> KnownService | OperatorRecord:
+        """Who the verified ``claims`` speak for, if that still holds at ``now`` (epoch seconds).
+
+        Raises `AuthenticationError`: ``token_expired``, ``token_revoked`` (also where the service
+        or operator was decommissioned, disabled or raised its generation), ``token_invalid``.
+        """
+        if claims.expires_at + LEEWAY_SECONDS <= now:
+            raise AuthenticationError("token_expired", "The token has expired.")
+        if claims.token_id in self._revoked:
+            raise AuthenticationError("token_revoked", "The token was revoked.")
+        known: KnownService | OperatorRecord | None
+        if claims.kind is Kind.SERVICE:
+            known = self.services.get(claims.name)
+            record = known.record if known is not None else None
+            ended = record is not None and record.decommissioned_at is not None
+        else:
+            known = record = self.operators.get(claims.name)
+            ended = record is not None and record.disabled_at is not None
+        if known is None or record is None:
+            raise AuthenticationError("token_invalid", "The token is not valid here.")
+        if ended or record.generation != claims.generation:
+            raise AuthenticationError("token_revoked", "The token was revoked.")
+        return known
+
+    async def apply(self, change: Change) -> None:
+        """Take over one change that concerns identities."""
+        if change.action == Action.ISSUE_TOKEN:
+            return  # whether a token is good is in the token
+        self.revision += 1
+        kind, _, name = change.key_path.removeprefix(_STORE).partition(".")
+        if kind == "services":
+            found = await self._catalog.records(ServiceRecord, None, 1, name=name)
+            grants = await self._all(GrantRecord, "grant_id", service=name)
+            if found:
+                self._know(found[0], grants)
+            else:
+                self.services.pop(name, None)
+        elif kind == "operators":
+            operators = await self._catalog.records(OperatorRecord, None, 1, name=name)
+            if operators:
+                self.operators[name] = operators[0]
+            else:
+                self.operators.pop(name, None)
+        elif kind == "tokens":
+            await self._load_revoked()
+        elif kind == "signing_keys":
+            await self._load_signing_keys()
+        elif kind == "environments":
+            self.environments = frozenset(await self._catalog.environments())
+
+    def _know(self, record: ServiceRecord, grants: list[GrantRecord]) -> None:
+        rate = Rate(record.limit_count, record.limit_period_seconds, record.limit_burst)
+        known = self.services.get(record.name)
+        bucket = known.bucket if known is not None and known.bucket.rate == rate else Bucket(rate)
+        self.services[record.name] = KnownService(record, GrantTree(grants), bucket)
+
+    async def _load_revoked(self) -> None:
+        revoked = await self._catalog.revoked_tokens(self._clock.now())
+        self._revoked = {token.token_id: token.expires_at for token in revoked}
+
+    async def _load_signing_keys(self) -> None:
+        records = await self._all(SigningKeyRecord, "kid")
+        self._key_set.replace(
+            {record.kid: record.public_jwk for record in records if record.compromised_at is None}
+        )
+
+    async def _all(self, kind: type, identity: str, **where: str) -> list:  # type: ignore[type-arg]
+        found: list = []  # type: ignore[type-arg]
+        after = None
+        while page := await self._catalog.records(kind, after, _PAGE, **where):
+            found += page
+            after = getattr(page[-1], identity)
+            if len(page) < _PAGE:
+                break
+        return found
+
+
+class Feed:
+    """Applies the change feed in order; whoever needs a position waits for it here."""
+
+    def __init__(
+        self, *, catalog: Catalog, registry: Registry, forget: Callable[[str | None], None]
+    ) -> None:
+        self._catalog = catalog
+        self._registry = registry
+        self._forget = forget
+        self._lock = asyncio.Lock()
+        self.applied = 0
+
+    async def start(self) -> None:
+        """Load everything as of the feed's head."""
+        self.applied = await self._catalog.feed_head()
+        await self._registry.load()
+
+    async def catch_up(self) -> None:
+        """Apply what was committed since. Returns with ``applied`` at or past the head at call."""
+        async with self._lock:
+            while changes := await self._catalog.changes(self.applied, _PAGE):
+                for change in changes:
+                    if not change.key_path.startswith(_STORE):
+                        self._forget(change.key_path.removesuffix(f".{change.environment}"))
+                    elif change.key_path.startswith(f"{_STORE}imports."):
+                        self._forget(None)
+                    else:
+                        await self._registry.apply(change)
+                self.applied = changes[-1].seq
+
+

@@ -1,0 +1,1 @@
+"""HTTP: the door, the operators' routes, problem documents."""

@@ -1,0 +1,214 @@
+"""The operators' side: how a route of the table becomes an answer.
+
+Every route is one row: method, address, what the ledger calls it, body and answer types, parameters.
+The desk does what is the same for all of them, in this order: authenticate, take parameters and body
+apart (unknown ones are refused), run the handler, put reads on record before they are told, and turn
+whatever was raised into a recorded refusal and a problem document.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from dox_core_store.errors import DoxStoreError, InvalidRequestError
+from dox_core_store.server.domain.access import Caller, OperatorRecord
+from dox_core_store.server.domain.ledger import Action, Entry, Status
+from dox_core_store.server.ports import Ledger
+from dox_core_store.server.usecases.refusals import Refusals, status_of
+from dox_core_store.server.usecases.token import Authenticator, Principal
+from dox_core_store.server.web.problem import problem_body, problem_document, problem_headers
+from dox_core_store.server.web.request import (
+    Receive,
+    RequestIds,
+    Scope,
+    bearer,
+    hear,
+    read_body,
+)
+from dox_core_store.wire import decode, encode
+
+__all__ = ["Answered", "Call", "Desk", "Reply", "Route"]
+
+_SHOWN_CHARACTERS = 256
+_ANONYMOUS = Caller("anonymous", (), "", "", "")
+
+
+class Call(NamedTuple):
+    """One request to a route, taken apart."""
+
+    caller: Caller
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: Any
+
+
+class Reply(NamedTuple):
+    """What a handler answers: the body, and a status where it is not the route's first."""
+
+    body: Any
+    status: int | None = None
+
+
+class Route(NamedTuple):
+    """One row of the API. ``statuses[0]`` is the usual success; ``is_read`` puts the read itself on
+    record before it is told."""
+
+    method: str
+    address: str
+    action: Action
+    summary: str
+    handle: Callable[[Call], Awaitable[Reply]]
+    body: type | None = None
+    answer: Any = None
+    statuses: tuple[int, ...] = (200,)
+    parameters: tuple[str, ...] = ()
+    is_read: bool = False
+
+    def subject(self, path: Mapping[str, str]) -> str:
+        """How the ledger names what this call is about."""
+        if "key_path" in path:
+            return path["key_path"]
+        parts = self.address.strip("/").removeprefix("v1/").split("/")
+        return ".".join(["_store", parts[0], *path.values()])
+
+
+class Answered(NamedTuple):
+    """An HTTP answer, ready to be sent. ``body`` is bytes, or pieces for a stream."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes | AsyncIterator[bytes]
+
+
+class Desk:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator,
+        ledger: Ledger,
+        refusals: Refusals,
+        request_ids: RequestIds,
+        stamp: Callable[[], str],
+        store_id: str,
+        report: Callable[[BaseException, str], None],
+    ) -> None:
+        self._authenticator = authenticator
+        self._ledger = ledger
+        self._refusals = refusals
+        self._request_ids = request_ids
+        self._stamp = stamp
+        self._store_id = store_id
+        self._report = report
+
+    async def answer(
+        self, route: Route, path: Mapping[str, str], scope: Scope, receive: Receive
+    ) -> Answered:
+        """Answer one request to ``route``."""
+        client = scope.get("client")
+        caller = _ANONYMOUS._replace(
+            request_id=self._request_ids(), ip_address=client[0] if client else ""
+        )
+        try:
+            heard = hear(scope["headers"])
+            caller = caller._replace(
+                user_agent=heard.user_agent, correlation_id=heard.correlation_id
+            )
+            caller = _known(self._authenticator.authenticate(bearer(heard.authorization)), caller)
+            call = Call(caller, path, _query(route, scope), await _body(route, receive))
+            reply = await route.handle(call)
+            if route.is_read:
+                await self._ledger.commit([self._entry(route, call.path, caller, None)])
+        except DoxStoreError as error:
+            return await self._refused(route, path, caller, error)
+        except Exception as error:  # noqa: BLE001 - told as a fault of ours, and reported
+            self._report(error, caller.request_id)
+            return await self._refused(route, path, caller, DoxStoreError("internal_error", ""))
+        status = reply.status or route.statuses[0]
+        headers = [(b"cache-control", b"no-store"), (b"x-request-id", caller.request_id.encode())]
+        if isinstance(reply.body, AsyncIterator):
+            return Answered(status, [(b"content-type", b"application/x-ndjson"), *headers], reply.body)
+        if reply.body is None:
+            return Answered(status, headers, b"")
+        return Answered(
+            status, [(b"content-type", b"application/json"), *headers], encode(reply.body)
+        )
+
+    def problem(self, error: DoxStoreError) -> Answered:
+        """The answer for what no route owns."""
+        problem = problem_document(error, self._store_id, self._request_ids())
+        return Answered(problem.status, problem_headers(problem), problem_body(problem))
+
+    async def _refused(
+        self, route: Route, path: Mapping[str, str], caller: Caller, error: DoxStoreError
+    ) -> Answered:
+        try:
+            await self._refusals.record(self._entry(route, path, caller, error))
+        except DoxStoreError as unrecorded:
+            error = unrecorded
+        problem = problem_document(error, self._store_id, caller.request_id)
+        return Answered(problem.status, problem_headers(problem), problem_body(problem))
+
+    def _entry(
+        self, route: Route, path: Mapping[str, str], caller: Caller, error: DoxStoreError | None
+    ) -> Entry:
+        return Entry(
+            timestamp=self._stamp(),
+            service_name=caller.name,
+            key_path=route.subject(path)[:_SHOWN_CHARACTERS],
+            action=route.action,
+            status=Status.GRANTED if error is None else status_of(error),
+            request_id=caller.request_id,
+            ip_address=caller.ip_address,
+            user_agent=caller.user_agent,
+            token_id=caller.token_id,
+            correlation_id=caller.correlation_id,
+            reason=None if error is None else error.code,
+        )
+
+
+def _known(principal: Principal, caller: Caller) -> Caller:
+    """``caller``, now that it is known who it is. A service has no roles."""
+    known = principal.known
+    roles = tuple(known.roles) if isinstance(known, OperatorRecord) else ()
+    return caller._replace(name=principal.name, roles=roles, token_id=principal.claims.token_id)
+
+
+def _query(route: Route, scope: Scope) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(
+            scope["query_string"].decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(scope["query_string"]),
+            errors="strict",
+            max_num_fields=20,
+        )
+    except ValueError:
+        raise InvalidRequestError("invalid_parameter", "The query cannot be read.") from None
+    query = dict(pairs)
+    unknown = sorted(query.keys() - set(route.parameters))
+    if unknown or len(query) != len(pairs):
+        what = f"{ascii(unknown[0])} is unknown" if unknown else "One is given twice"
+        takes = ", ".join(route.parameters) or "none"
+        raise InvalidRequestError("invalid_parameter", f"{what}; parameters here: {takes}.")
+    return query
+
+
+async def _body(route: Route, receive: Receive) -> Any:
+    raw = await read_body(receive)
+    if route.body is None:
+        return None
+    try:
+        # A body is JSON whatever its Content-Type: `curl -d` sends none of its own.
+        return decode(route.body, raw or b"{}")
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError("invalid_field", f"{error}.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise InvalidRequestError("malformed_json", "The body is not valid JSON.") from None
+
+

@@ -1,0 +1,105 @@
+"""The socket: Granian in one process, on our event loop.
+
+HTTP/1 with a header timeout, because automatic protocol detection never closes a silent connection;
+a backpressure far above the default, because it counts connections, so that silent ones cannot keep
+others out; a small buffer. SIGTERM and SIGINT drain and end, SIGHUP re-reads the certificates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
+from granian.server.embed import Server
+
+from dox_core_store.errors import ConfigurationError
+
+__all__ = ["listen"]
+
+_HEADER_SECONDS = 30
+_BUFFER_BYTES = 32 * 1024
+_BACKLOG = 4_096
+_MIN_FILES = 32_768
+
+
+async def listen(
+    application: Any,
+    *,
+    host: str,
+    port: int,
+    certificate: Path | None,
+    key: Path | None,
+    max_connections: int,
+    shutdown_seconds: int,
+    on_reload: Callable[[str], None],
+    before_stop: Callable[[], Awaitable[None]],
+) -> None:
+    """Serve ``application`` until SIGTERM or SIGINT; requests under way get ``shutdown_seconds``.
+
+    Raises `ConfigurationError` ``bad_setting`` if the address or the certificate is unusable.
+    """
+    _raise_file_limit()
+    try:
+        server = Server(
+            application,
+            address=host,
+            port=port,
+            interface=Interfaces.ASGINL,  # start-up is ours: it fails before a socket exists
+            http=HTTPModes.http1,
+            http1_settings=HTTP1Settings(
+                header_read_timeout=_HEADER_SECONDS * 1000, max_buffer_size=_BUFFER_BYTES
+            ),
+            websockets=False,
+            backlog=_BACKLOG,
+            backpressure=max_connections,
+            log_enabled=False,
+            ssl_cert=certificate,
+            ssl_key=key,
+        )
+    except OSError as error:  # includes ssl.SSLError
+        raise ConfigurationError("bad_setting", f"The TLS files are unusable: {error}.") from error
+    server.workers_kill_timeout = shutdown_seconds
+    loop = asyncio.get_running_loop()
+
+    def reload() -> None:
+        try:
+            server.build_ssl_context(
+                certificate, key, None, "tls1.3", None, [], client_verify=False  # type: ignore[arg-type]
+            )
+        except OSError as error:
+            on_reload(f"failed, the old certificate stays: {error}")
+            return
+        server.reload()
+        on_reload("ok")
+
+    async def stop() -> None:
+        await before_stop()
+        server.stop()
+
+    stopping: list[asyncio.Task[None]] = []
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, lambda: stopping.append(loop.create_task(stop())))
+    if certificate is not None:
+        loop.add_signal_handler(signal.SIGHUP, reload)
+    else:
+        loop.add_signal_handler(signal.SIGHUP, on_reload, "nothing to do without TLS")
+    try:
+        await server.serve()
+    except (OSError, RuntimeError) as error:
+        raise ConfigurationError(
+            "bad_setting", f"Cannot listen on {host}:{port}: {error}."
+        ) from error
+
+
+def _raise_file_limit() -> None:
+    """Connections are files: take what the hard limit allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MIN_FILES if hard == resource.RLIM_INFINITY else min(_MIN_FILES, hard)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,125 @@
+"""What door and routes alike take from a request: who, from where, under which ids."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any, NamedTuple
+
+from dox_core_store.errors import (
+    AuthenticationError,
+    PayloadTooLargeError,
+    StoreUnavailableError,
+)
+
+__all__ = [
+    "BODY_SECONDS",
+    "MAX_BODY_BYTES",
+    "Heard",
+    "Receive",
+    "RequestIds",
+    "Scope",
+    "Send",
+    "bearer",
+    "hear",
+    "read_body",
+]
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+BODY_SECONDS = 10.0
+"""How long a body may take to arrive."""
+
+MAX_BODY_BYTES = 16 * 1024 * 1024
+"""The largest body of any route: a slice of an import at its limits."""
+
+_MAX_HEADER_CHARACTERS = 256
+REASONS = frozenset({"call", "refresh", "startup"})
+
+
+class RequestIds:
+    """``req_`` ids: random per process, then counted, so never the same twice."""
+
+    def __init__(self) -> None:
+        self._prefix = f"req_{secrets.token_hex(6)}"
+        self._count = itertools.count(1)
+
+    def __call__(self) -> str:
+        return f"{self._prefix}{next(self._count):06x}"
+
+
+class Heard(NamedTuple):
+    """The headers that matter. ``authorization`` is None if absent, and refused if repeated."""
+
+    authorization: bytes | None
+    user_agent: str
+    correlation_id: str | None
+    reason: str
+    if_none_match: bytes | None
+
+
+def hear(headers: Iterable[tuple[bytes, bytes]]) -> Heard:
+    """Pick what matters out of ``headers``, bounded in length.
+
+    Raises `AuthenticationError` ``token_invalid`` for a repeated Authorization header: two readers
+    of one request could believe different ones.
+    """
+    authorization = correlation = match = None
+    agent, reason = "", "call"
+    for name, value in headers:
+        if name == b"authorization":
+            if authorization is not None:
+                raise AuthenticationError("token_invalid", "The token is not valid here.")
+            authorization = value
+        elif name == b"user-agent":
+            agent = value[:_MAX_HEADER_CHARACTERS].decode("latin-1")
+        elif name == b"x-request-id":
+            correlation = value[:_MAX_HEADER_CHARACTERS].decode("latin-1")
+        elif name == b"if-none-match":
+            match = value
+        elif name == b"x-read-reason":
+            said = value.decode("latin-1")
+            reason = said if said in REASONS else reason
+    return Heard(authorization, agent, correlation, reason, match)
+
+
+def bearer(authorization: bytes | None) -> bytes:
+    """The token of an Authorization header (RFC 6750). Raises `AuthenticationError`."""
+    if authorization is None:
+        raise AuthenticationError("token_missing", "Send Authorization: Bearer TOKEN.")
+    if authorization[:7].lower() != b"bearer " or len(authorization) == 7:
+        raise AuthenticationError("token_invalid", "The token is not valid here.")
+    return authorization[7:]
+
+
+async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
+    """The whole body, bounded in size and time.
+
+    Raises `PayloadTooLargeError` ``body_too_large``, `StoreUnavailableError` ``timed_out``.
+    """
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _read(receive, limit)
+    except TimeoutError as error:
+        raise StoreUnavailableError(
+            "timed_out", f"The body did not arrive within {BODY_SECONDS:g} s."
+        ) from error
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
+    chunks, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise StoreUnavailableError("timed_out", "The connection ended inside the body.")
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > limit:
+            raise PayloadTooLargeError("body_too_large", f"A body here has at most {limit} bytes.")
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
