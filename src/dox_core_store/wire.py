@@ -17,6 +17,7 @@ __all__ = [
     "Batch",
     "BatchItem",
     "BatchRequest",
+    "CheckpointKey",
     "Environment",
     "EnvironmentRequest",
     "ExtendRequest",
@@ -313,6 +314,16 @@ class LedgerRecord(Answer):
     prev: str
     hash: str
     format: int
+
+
+class CheckpointKey(Answer):
+    """``GET /.well-known/checkpoint-key.json``: an Ed25519 public key (RFC 8037), of one store."""
+
+    kty: str
+    crv: str
+    x: str
+    kid: str
+    store_id: str
 
 
 class Page(Answer, Generic[Item]):

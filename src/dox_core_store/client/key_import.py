@@ -48,9 +48,10 @@ class KeyImport:
         self._is_open = False
         return result
 
-    async def abort(self) -> wire.ImportResult:
+    async def abort(self, reason: str | None = None) -> wire.ImportResult:
         """Discard everything."""
-        result = await self._call("POST", f"{self._path}/abort", None, wire.ImportResult)
+        body = wire.ReasonRequest(reason=reason)
+        result = await self._call("POST", f"{self._path}/abort", body, wire.ImportResult)
         self._is_open = False
         return result
 

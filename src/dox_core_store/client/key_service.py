@@ -30,15 +30,17 @@ class KeyService(AccessCalls, KeyCalls):
         service_name: str | None = None,
         key_path: str | None = None,
         prefix: str | None = None,
+        environment: str | None = None,
         action: str | None = None,
         status: str | None = None,
         token_id: str | None = None,
         ip_address: str | None = None,
+        request_id: str | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         page_size: int | None = None,
     ) -> AsyncIterator[wire.LedgerRecord]:
-        """Ledger entries that match every given filter."""
+        """Ledger entries that match every given filter, newest first. Reading them is on record."""
         return self._pages(
             "/v1/ledger",
             wire.Page[wire.LedgerRecord],
@@ -46,18 +48,23 @@ class KeyService(AccessCalls, KeyCalls):
                 "service_name": service_name,
                 "key_path": key_path,
                 "prefix": prefix,
+                "environment": environment,
                 "action": action,
                 "status": status,
                 "token_id": token_id,
                 "ip_address": ip_address,
+                "request_id": request_id,
                 "since": since,
                 "until": until,
                 "limit": page_size,
             },
         )
 
-    def export_ledger(
-        self, *, since: datetime | None = None, until: datetime | None = None
-    ) -> AsyncIterator[bytes]:
-        """The ledger as JSON lines, byte for byte as sent, so that its hashes can be checked."""
-        return self._lines("/v1/ledger/export", {"since": since, "until": until})
+    async def checkpoint_key(self) -> wire.CheckpointKey:
+        """The public key of the ledger's checkpoints. Keep a copy apart from the store."""
+        path = "/.well-known/checkpoint-key.json"
+        return await self._call("GET", path, None, wire.CheckpointKey)
+
+    def export_ledger(self) -> AsyncIterator[bytes]:
+        """The whole ledger as JSON lines, byte for byte as sent, so its hashes can be checked."""
+        return self._lines("/v1/ledger/export", {})

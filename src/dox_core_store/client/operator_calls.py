@@ -19,7 +19,7 @@ from dox_core_store.client.health import HealthReport, check_health
 from dox_core_store.client.protocol import Call, accept, read_answer
 from dox_core_store.errors import InvalidRequestError
 
-__all__ = ["OperatorCalls"]
+__all__ = ["OperatorCalls", "as_utc"]
 
 T = TypeVar("T")
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import getpass
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,18 @@ import msgspec
 import uvloop
 
 from dox_core_store import wire
-from dox_core_store.errors import DoxStoreError, StoreUnavailableError
+from dox_core_store.errors import ConfigurationError, DoxStoreError, StoreUnavailableError
 from dox_core_store.server.adapters.clock import LedgerStamp, SystemClock
 from dox_core_store.server.adapters.jose import TokenVerifier
-from dox_core_store.server.adapters.process import forbid_dumps
+from dox_core_store.server.adapters.process import forbid_dumps, settle_memory
 from dox_core_store.server.adapters.seals.key_file import make_key_file, read_key_file
 from dox_core_store.server.adapters.sqlite.catalog import SqliteCatalog
-from dox_core_store.server.adapters.sqlite.engine import ServerLock
+from dox_core_store.server.adapters.sqlite.checkpointer import Checkpointer
+from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE, ServerLock
+from dox_core_store.server.adapters.sqlite.inspection import (
+    StoreInspection,
+    public_checkpoint_key,
+)
 from dox_core_store.server.adapters.sqlite.ledger import SqliteLedger
 from dox_core_store.server.adapters.sqlite.ledger_reader import SqliteLedgerReader
 from dox_core_store.server.adapters.sqlite.store import OpenedStore, create_store, open_store
@@ -36,9 +41,10 @@ from dox_core_store.server.adapters.telemetry import (
     configure_log,
     report_exception,
 )
-from dox_core_store.server.domain.access import Caller, OperatorRecord
+from dox_core_store.server.domain.access import Caller, OperatorRecord, Role
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.environment import Environments
+from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.grant import Grants
 from dox_core_store.server.usecases.key import Keys
 from dox_core_store.server.usecases.key_import import Imports
@@ -58,7 +64,7 @@ from dox_core_store.server.web.desk import Desk
 from dox_core_store.server.web.door import Door, DoorMetrics, render_key
 from dox_core_store.server.web.identity_routes import identity_routes
 from dox_core_store.server.web.key_routes import key_routes
-from dox_core_store.server.web.ledger_routes import ledger_routes
+from dox_core_store.server.web.ledger_routes import ledger_record, ledger_routes
 from dox_core_store.server.web.listener import listen
 from dox_core_store.server.web.openapi import openapi_document
 from dox_core_store.server.web.request import RequestIds
@@ -67,7 +73,8 @@ __all__ = ["LocalStore", "Node", "init_store", "local_caller", "run_node"]
 
 RELEASE = version("dox-core-store")
 DEFAULT_KEY_FILE = "root.key"
-_INDEX_SECONDS = 1.0
+_INDEX_SECONDS = 10.0
+_FOLLOW_SECONDS = 0.5
 _SWEEP_SECONDS = 60.0
 
 
@@ -86,9 +93,11 @@ def key_file_of(settings: Settings) -> Path:
 
 def init_store(settings: Settings, *, operator: str, roles: Sequence[str]) -> None:
     """Make a store and its key file. A key file that exists is used, never overwritten."""
-    path = key_file_of(settings)
+    path, folder = key_file_of(settings), Path(settings.data)
+    if (folder / DATABASE_FILE).exists():  # asked before a key file is made for nothing
+        raise ConfigurationError("store_exists", f"{folder} holds a store already.")
     create_store(
-        Path(settings.data),
+        folder,
         slot_key=read_key_file(path) if path.exists() else make_key_file(path),
         default_environment=settings.default_environment,
         operator=operator,
@@ -113,6 +122,20 @@ class LocalStore:
     @property
     def store_id(self) -> str:
         return self._store.store_id
+
+    @property
+    def inspection(self) -> StoreInspection:
+        """Looks it over, reading only. Rows whose MAC does not hold are named in `alarms`."""
+        return StoreInspection(self._store)
+
+    def ledger(self) -> Iterator[list[wire.LedgerRecord]]:
+        """Every entry in stored order, block by block, as the API tells them."""
+        return ([ledger_record(each) for each in block] for block in self.inspection.blocks())
+
+    @property
+    def checkpoint_key(self) -> wire.CheckpointKey:
+        """The public half of the key that signs the ledger's checkpoints."""
+        return public_checkpoint_key(self._store)
 
     def operators(self) -> list[OperatorRecord]:
         """All operators, by name."""
@@ -148,6 +171,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = False
         self._writer: SqliteWriter | None = None
+        self._checkpointer: Checkpointer | None = None
         self.application: Callable[..., Any]
         self.store_id = ""
 
@@ -165,9 +189,7 @@ class Node:
             self.store_id = store.store_id
             await self._compose(store)
         except BaseException:
-            if self._writer is not None:
-                await asyncio.to_thread(self._writer.stop)
-            self._lock.release()
+            await self._stop_writing()
             raise
 
     async def drain(self) -> None:
@@ -185,6 +207,11 @@ class Node:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._refusals.flush()
+        await self._stop_writing()
+
+    async def _stop_writing(self) -> None:
+        if self._checkpointer is not None:
+            await asyncio.to_thread(self._checkpointer.stop)
         if self._writer is not None:
             await asyncio.to_thread(self._writer.stop)
         self._lock.release()
@@ -209,6 +236,8 @@ class Node:
         ledger.attach(writer)
         await asyncio.to_thread(writer.start)
         self._writer = writer
+        self._checkpointer = checkpointer = Checkpointer(engine=store.engine, writer=writer)
+        checkpointer.start()
         catalog = SqliteCatalog(engine=store.engine, records=store.records, writer=writer)
         signing_keys = SigningKeys(
             lambda keys: TokenVerifier(store_id=store.store_id, keys=keys)
@@ -226,6 +255,21 @@ class Node:
             catalog=catalog,
             vault=store.vault,
             feed=feed,
+        )
+        tokens = Tokens(
+            store_id=store.store_id,
+            default_environment=default,
+            catalog=catalog,
+            feed=feed,
+            signer=store.signer,
+        )
+        services = Services(default_environment=default, catalog=catalog, feed=feed)
+        self.furnish = Furnish(
+            caller=local_caller()._replace(roles=tuple(Role)),
+            imports=imports,
+            services=services,
+            tokens=tokens,
+            registry=registry,
         )
         door_metrics = DoorMetrics()
         self._metrics = NodeMetrics(
@@ -258,14 +302,8 @@ class Node:
                 self._sweep.set,
             ),
             *identity_routes(
-                tokens=Tokens(
-                    store_id=store.store_id,
-                    default_environment=default,
-                    catalog=catalog,
-                    feed=feed,
-                    signer=store.signer,
-                ),
-                services=Services(default_environment=default, catalog=catalog, feed=feed),
+                tokens=tokens,
+                services=services,
                 grants=Grants(default_environment=default, catalog=catalog, feed=feed),
                 environments=Environments(catalog=catalog, feed=feed),
                 default_environment=default,
@@ -286,6 +324,11 @@ class Node:
         async def jwks() -> tuple[int, str, bytes]:
             return 200, "application/jwk-set+json", msgspec.json.encode(signing_keys.jwks())
 
+        checkpoint_key = wire.encode(public_checkpoint_key(store))
+
+        async def checkpoints() -> tuple[int, str, bytes]:
+            return 200, "application/json", checkpoint_key
+
         async def openapi() -> tuple[int, str, bytes]:
             return 200, "application/json", document
 
@@ -301,6 +344,7 @@ class Node:
                     "/v1/ready": ready,
                     "/metrics": metrics,
                     "/.well-known/jwks.json": jwks,
+                    "/.well-known/checkpoint-key.json": checkpoints,
                     "/openapi.json": openapi,
                     "/docs/errors": errors,
                 },
@@ -330,14 +374,20 @@ class Node:
             report=report,
         )
         self._in_background(self._index_behind(writer))
+        self._in_background(self._follow())
         self._in_background(self._sweep_imports())
         self._ready = True
 
     async def _index_behind(self, writer: SqliteWriter) -> None:
-        """Write the search index of each second's entries; follow changes made beside us."""
+        """Write the ledger's search index, some seconds of entries at a time."""
         while True:
             await asyncio.sleep(_INDEX_SECONDS)
             writer.index()
+
+    async def _follow(self) -> None:
+        """Take over changes that operators' commands make beside us, before a read tells."""
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
             with contextlib.suppress(StoreUnavailableError):  # told by /v1/ready and by every read
                 await self._feed.catch_up()
 
@@ -375,20 +425,33 @@ class Node:
         task.add_done_callback(self._tasks.discard)
 
 
-def run_node(settings: Settings, on_ready: Callable[[Node], None]) -> None:
+def run_node(
+    settings: Settings,
+    on_ready: Callable[[Node], None],
+    prepare: Callable[[Node], Awaitable[None]] | None = None,
+) -> None:
     """Serve until told to stop; ``on_ready`` is called when everything but the socket stands.
+
+    Before it ``prepare`` is awaited: what has to be in the store before anybody can ask.
 
     Raises `ConfigurationError`.
     """
     forbid_dumps()
-    uvloop.run(_serve(settings, on_ready))
+    uvloop.run(_serve(settings, on_ready, prepare))
 
 
-async def _serve(settings: Settings, on_ready: Callable[[Node], None]) -> None:
+async def _serve(
+    settings: Settings,
+    on_ready: Callable[[Node], None],
+    prepare: Callable[[Node], Awaitable[None]] | None,
+) -> None:
     node = Node(settings)
     await node.start()
     try:
+        if prepare is not None:
+            await prepare(node)
         on_ready(node)
+        settle_memory()
         await listen(
             node.application,
             host=settings.host,

@@ -8,7 +8,7 @@ the event loop and never blocks it for longer than one local page read.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -179,8 +179,8 @@ class Ledger(Protocol):
     def record(self, entry: Entry) -> None:
         """Hand over an entry that nobody waits for. Never dropped silently."""
 
-    async def commit(self, entries: Sequence[Entry]) -> int:
-        """Returns once ``entries`` are on stable storage: the head of the change feed at that
+    def commit(self, entries: Sequence[Entry]) -> Awaitable[int]:
+        """Completes once ``entries`` are on stable storage: the head of the change feed at that
         commit. Raises `StoreUnavailableError` ``ledger_unavailable`` after 2 s or on a fault (an
         entry that is written after all is then followed by ABORTED), ``overloaded`` at once if
         too many wait."""

@@ -14,11 +14,8 @@ class SystemClock:
     def now(self) -> datetime:
         return datetime.now(UTC)
 
-    def seconds(self) -> float:
-        return time.time()
-
-    def monotonic(self) -> float:
-        return time.monotonic()
+    seconds = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
 
 class LedgerStamp:

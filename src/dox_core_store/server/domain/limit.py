@@ -10,6 +10,8 @@ import math
 import re
 from typing import NamedTuple
 
+import msgspec
+
 from dox_core_store.errors import InvalidRequestError
 
 __all__ = ["DEFAULT_RATE", "Bucket", "Rate", "Verdict", "parse_rate"]
@@ -29,11 +31,6 @@ class Rate(NamedTuple):
         unit = {1: "s", 60: "min", 3600: "h"}[self.period_seconds]
         return f"{self.count}/{unit}"
 
-    @property
-    def policy(self) -> bytes:
-        """As the ``RateLimit-Policy`` header says it."""
-        return b'"service";q=%d;w=%d' % (self.count, self.period_seconds)
-
 
 DEFAULT_RATE = Rate(600, 60, 600)
 
@@ -52,7 +49,7 @@ def parse_rate(text: str, burst: int | None = None) -> Rate:
     return Rate(count, _PERIODS[match[2]], count if burst is None else burst)
 
 
-class Verdict(NamedTuple):
+class Verdict(msgspec.Struct, frozen=True, gc=False):
     """``remaining`` requests may follow at once; after ``reset_seconds`` the burst is whole again.
     ``retry_after_seconds`` is None where waiting cannot help: the cost is over the burst."""
 
@@ -65,10 +62,12 @@ class Verdict(NamedTuple):
 class Bucket:
     """The limiter of one service. Not thread-safe: it lives on the event loop."""
 
-    __slots__ = ("_arrival", "_interval", "_tolerance", "rate")
+    __slots__ = ("_arrival", "_interval", "_tolerance", "policy", "rate")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
+        self.policy = b'"service";q=%d;w=%d' % (rate.count, rate.period_seconds)
+        """As the ``RateLimit-Policy`` header says it."""
         self._interval = rate.period_seconds / rate.count
         self._tolerance = self._interval * rate.burst
         self._arrival = -math.inf

@@ -40,10 +40,14 @@ from dox_core_store.server.usecases.registry import Feed, subject
 __all__ = ["MAX_SLICE", "Imports", "ToImport", "settle", "supersede"]
 
 MAX_SLICE = 200
-"""Keys in one slice: what one transaction writes in well under 50 ms."""
+"""Keys in one slice."""
+
+_STEP = 25
+"""Keys in one transaction: what is written in well under 50 ms, for reads wait meanwhile."""
 
 _IDLE = timedelta(hours=1)
-_SWEEP_KEYS = 50
+_SWEEP_KEYS = 20
+_STANDING = (State.CURRENT, State.PENDING)
 
 OPEN, COMMITTED, ABORTED = "open", "committed", "aborted"
 SETTLED, CLEARED = "settled", "cleared"
@@ -106,32 +110,30 @@ class Imports:
         if len(entries) > MAX_SLICE:
             raise InvalidRequestError("invalid_field", f"A slice has at most {MAX_SLICE} entries.")
 
-        def work(tx: Transaction) -> ImportRecord:
-            record = _open(tx, import_id)
-            if sequence == record.next_sequence - 1:
-                return record
-            if sequence != record.next_sequence:
-                raise ConflictError(
-                    "version_conflict", f"The next slice is number {record.next_sequence}."
-                )
-            created = replaced = unchanged = 0
-            for entry in entries:
-                is_new = self._stage(tx, caller, import_id, entry)
-                created += is_new is True
-                replaced += is_new is False
-                unchanged += is_new is None
-            record = replace(
-                record,
-                touched_at=tx.now,
-                next_sequence=sequence + 1,
-                created=record.created + created,
-                replaced=record.replaced + replaced,
-                unchanged=record.unchanged + unchanged,
-            )
-            tx.put(record)
+        record = await self._catalog.write(lambda tx: _in_sequence(tx, import_id, sequence))
+        if sequence == record.next_sequence - 1:
             return record
+        for at in range(0, len(entries), _STEP):
+            part, last = entries[at : at + _STEP], at + _STEP >= len(entries)
 
-        return await self._catalog.write(work)
+            def work(
+                tx: Transaction, part: Sequence[ToImport] = part, last: bool = last
+            ) -> ImportRecord:
+                staged = [self._stage(tx, caller, import_id, entry) for entry in part]
+                record = _in_sequence(tx, import_id, sequence)
+                record = replace(
+                    record,
+                    touched_at=tx.now,
+                    next_sequence=sequence + last,
+                    created=record.created + staged.count(True),
+                    replaced=record.replaced + staged.count(False),
+                    unchanged=record.unchanged + staged.count(None),
+                )
+                tx.put(record)
+                return record
+
+            record = await self._catalog.write(work)
+        return record
 
     async def commit(self, caller: Caller, import_id: str, reason: str | None) -> ImportRecord:
         """Make everything visible at once. Repeating it changes nothing."""
@@ -191,6 +193,8 @@ class Imports:
         raw = check_value(entry.value)
         key = tx.get(KeyRecord, path=address.path, environment=address.environment)
         if key is not None and key.staged_import == import_id:
+            if self._has(tx, key.staged_head, address, raw):
+                return None  # sent again, after an answer that was lost
             raise InvalidRequestError("malformed_import", f"{address} stands there twice.")
         if key is not None and key.staged_import is not None:
             key = settle(tx, key)
@@ -207,7 +211,7 @@ class Imports:
                 last_number=0,
                 head=None,
             )
-        elif key.head is not None and self._has(tx, key, address, raw):
+        elif self._has(tx, key.head, address, raw):
             return None
         version_id = secrets.token_hex(16)
         version = VersionRecord(
@@ -243,9 +247,10 @@ class Imports:
         )
         return key.head is None
 
-    def _has(self, tx: Transaction, key: KeyRecord, address: KeyAddress, raw: bytes) -> bool:
-        version = tx.get(VersionRecord, version_id=key.head)
-        if version is None or version.state is not State.CURRENT or version.sealed is None:
+    def _has(self, tx: Transaction, version_id: str | None, address: KeyAddress, raw: bytes) -> bool:
+        """Whether the version still stands and holds ``raw``."""
+        version = None if version_id is None else tx.get(VersionRecord, version_id=version_id)
+        if version is None or version.state not in _STANDING or version.sealed is None:
             return False
         binding = Binding(self._store_id, *address, version.version_id)
         return hmac.compare_digest(self._vault.open(binding, version.sealed), raw)
@@ -308,4 +313,12 @@ def _open(tx: Transaction, import_id: str) -> ImportRecord:
     record = tx.get(ImportRecord, import_id=import_id)
     if record is None or record.status != OPEN:
         raise NotFoundError("import_not_found", f"There is no open import {ascii(import_id)}.")
+    return record
+
+
+def _in_sequence(tx: Transaction, import_id: str, sequence: int) -> ImportRecord:
+    """The open import, if slice ``sequence`` is its next or its last one."""
+    record = _open(tx, import_id)
+    if sequence not in (record.next_sequence - 1, record.next_sequence):
+        raise ConflictError("version_conflict", f"The next slice is number {record.next_sequence}.")
     return record

@@ -14,9 +14,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import NamedTuple
+
+import msgspec
 
 from dox_core_store.errors import (
+    AuthenticationError,
     DoxStoreError,
     NotFoundError,
     RateLimitError,
@@ -26,7 +28,7 @@ from dox_core_store.errors import (
 from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress, parse_address
 from dox_core_store.server.domain.access import Permission, require
 from dox_core_store.server.domain.envelope import Binding
-from dox_core_store.server.domain.key import State, VersionRecord, refusal
+from dox_core_store.server.domain.key import VersionRecord, refusal
 from dox_core_store.server.domain.ledger import Action, Entry, Status
 from dox_core_store.server.domain.limit import Verdict
 from dox_core_store.server.ports import Catalog, Clock, Ledger, Vault
@@ -35,12 +37,15 @@ from dox_core_store.server.usecases.registry import Feed, KnownService, Registry
 from dox_core_store.server.usecases.token import Principal
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 
-__all__ = ["Asked", "Revealed", "Reveal"]
+__all__ = ["Asked", "Reveal", "Revealed"]
+
+_entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
+_GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 
 Render = Callable[[KeyAddress, VersionRecord, bytes], bytes]
 
 
-class Asked(NamedTuple):
+class Asked(msgspec.Struct, frozen=True, gc=False):
     """What the ledger wants to know of the request around a read."""
 
     request_id: str
@@ -50,11 +55,11 @@ class Asked(NamedTuple):
     reason: str
 
 
-class Revealed(NamedTuple):
-    """One value on its way out: the rendered body and the id of its version."""
+class Revealed(msgspec.Struct, frozen=True, gc=False):
+    """One value on its way out: the rendered body, and the entity tag made of its version's id."""
 
     body: bytes
-    version_id: str
+    etag: bytes
 
 
 class Reveal:
@@ -86,6 +91,8 @@ class Reveal:
         self._refusals = refusals
         self._values = values
         self._clock = clock
+        self._seconds = clock.seconds
+        self._monotonic = clock.monotonic
         self._stamp = stamp
         self._render = render
 
@@ -94,7 +101,7 @@ class Reveal:
         known = principal.known
         if not isinstance(known, KnownService):
             return None
-        return known.bucket.take(self._clock.monotonic(), cost)
+        return known.bucket.take(self._monotonic(), cost)
 
     async def one(
         self,
@@ -120,7 +127,7 @@ class Reveal:
         if isinstance(found, DoxStoreError):
             await self._refuse(principal, path, asked, found)
             raise found
-        return Revealed(self._values.open(found), found.version_id)
+        return Revealed(self._values.open(found), found.etag)
 
     async def many(
         self, principal: Principal, paths: Sequence[str], asked: Asked, verdict: Verdict | None
@@ -141,7 +148,7 @@ class Reveal:
             if isinstance(each, DoxStoreError):
                 await self._refuse(principal, path, asked, each)
         return [
-            Revealed(self._values.open(each), each.version_id) if isinstance(each, Prepared) else each
+            Revealed(self._values.open(each), each.etag) if isinstance(each, Prepared) else each
             for each in found
         ]
 
@@ -159,7 +166,7 @@ class Reveal:
             while True:
                 await self._feed.catch_up()
                 applied = self._feed.applied
-                again = [await self._decide(principal, path, number) for path in paths]
+                again = await self._decide_as_now(principal, paths, number)
                 if not _differs(found, again):
                     if self._feed.applied == applied:
                         return found
@@ -176,18 +183,28 @@ class Reveal:
             self._ledger.abort(granted)
             raise
 
+    async def _decide_as_now(
+        self, principal: Principal, paths: Sequence[str], number: int | None
+    ) -> list[Prepared | DoxStoreError]:
+        """`_decide` for each path, if the token still speaks for its bearer at all."""
+        try:
+            principal.known = self._registry.check(principal.claims, self._seconds())
+        except AuthenticationError as error:
+            return [error for _ in paths]
+        return [await self._decide(principal, path, number) for path in paths]
+
     async def _decide(
         self, principal: Principal, path: str, number: int | None
     ) -> Prepared | DoxStoreError:
         """Steps 2 and 4 on what this node knows now. Without I/O where the value is at hand."""
         try:
-            self._registry.check(principal.claims, self._clock.seconds())
             address = self._authorize(principal, path)
             prepared = self._values.get(address) if number is None else None
             if prepared is None:
                 prepared = await self._look_up(principal, address, number)
-            elif prepared.expires_at is not None and prepared.expires_at <= self._clock.now():
-                raise _refusal(principal, prepared.state, prepared.expires_at, self._clock.now())
+            elif prepared.expires_seconds <= self._seconds():
+                self._values.forget(address.path)
+                prepared = await self._look_up(principal, address, number)
         except StoreUnavailableError:
             raise
         except DoxStoreError as error:
@@ -205,7 +222,7 @@ class Reveal:
             address = parse_address(path, self._registry.environments, default=default)
             if address.path.partition(".")[0].lower() == RESERVED_PREFIX:
                 raise _not_authorized(principal, path)
-            known = self._registry.check(principal.claims, self._clock.seconds())
+            known = principal.known
             if isinstance(known, KnownService):
                 if not known.tree.allows(*address):
                     raise _not_authorized(principal, path)
@@ -228,7 +245,7 @@ class Reveal:
         if refused is not None:
             raise refused
         if version.sealed is None:
-            raise _refusal(principal, State.DESTROYED, None, now)
+            raise NotFoundError("version_not_found", f"There is no {_named(address, number)}.")
         binding = Binding(self._store_id, *address, version.version_id)
         body = self._render(address, version, self._vault.open(binding, version.sealed))
         nonce, sealed = self._values.seal(body, version.version_id)
@@ -236,7 +253,6 @@ class Reveal:
             address=address,
             version_id=version.version_id,
             number=version.number,
-            state=version.state,
             expires_at=version.expires_at,
             nonce=nonce,
             sealed=sealed,
@@ -246,20 +262,24 @@ class Reveal:
         return prepared
 
     def _entry(self, principal: Principal, asked: Asked, prepared: Prepared) -> Entry:
-        return Entry(
-            self._stamp(),
-            principal.name,
-            prepared.ledger_path,
-            Action.GET,
-            Status.GRANTED,
-            asked.request_id,
-            asked.ip_address,
-            asked.user_agent,
-            prepared.address.environment,
-            prepared.number,
-            principal.claims.token_id,
-            asked.correlation_id,
-            asked.reason,
+        return _entry(
+            Entry,
+            (
+                self._stamp(),
+                principal.name,
+                prepared.ledger_path,
+                _GET,
+                _GRANTED,
+                asked.request_id,
+                asked.ip_address,
+                asked.user_agent,
+                prepared.environment,
+                prepared.number,
+                principal.token_id,
+                asked.correlation_id,
+                asked.reason,
+                1,
+            ),
         )
 
     async def _refuse(
@@ -308,13 +328,6 @@ def _limited(verdict: Verdict) -> RateLimitError:
         "Too many key requests",
         retry_after_seconds=math.ceil(verdict.retry_after_seconds),
     )
-
-
-def _refusal(
-    principal: Principal, state: State, expires_at: datetime | None, now: datetime
-) -> DoxStoreError:
-    refused = refusal(state, expires_at, now, principal.reader)
-    return refused or NotFoundError("key_not_found", "There is no such version.")
 
 
 def _named(address: KeyAddress, number: int | None) -> str:

@@ -82,11 +82,12 @@ class SigningKeys:
 class Principal:
     """Who a verified token speaks for, with what the door remembers about it."""
 
-    __slots__ = ("claims", "known", "name", "reader", "revision", "routes")
+    __slots__ = ("claims", "known", "name", "reader", "revision", "routes", "token_id")
 
     def __init__(self, claims: Claims, known: KnownService | OperatorRecord) -> None:
         self.claims = claims
         self.known = known
+        self.token_id = claims.token_id
         is_service = claims.kind is Kind.SERVICE
         self.name = claims.name if is_service else f"operator:{claims.name}"
         self.reader = "service" if is_service else "maintainer"

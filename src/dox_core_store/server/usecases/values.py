@@ -7,6 +7,7 @@ kept, and `forget` is called for every change the feed brings.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import OrderedDict
 from datetime import datetime
@@ -15,7 +16,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.envelope import KEY_BYTES, NONCE_BYTES
-from dox_core_store.server.domain.key import State
 
 __all__ = ["Prepared", "ValueCache"]
 
@@ -28,8 +28,8 @@ _OVERHEAD_BYTES = 700
 class Prepared:
     """One version, ready to be sent once it may be. ``sealed`` opens only with its cache."""
 
-    __slots__ = ("address", "expires_at", "ledger_path", "nonce", "number", "sealed", "state",
-                 "version_id")  # fmt: skip
+    __slots__ = ("address", "context", "environment", "etag", "expires_seconds", "ledger_path",
+                 "nonce", "number", "sealed", "version_id")  # fmt: skip
 
     def __init__(
         self,
@@ -37,17 +37,18 @@ class Prepared:
         address: KeyAddress,
         version_id: str,
         number: int,
-        state: State,
         expires_at: datetime | None,
         nonce: bytes,
         sealed: bytes,
     ) -> None:
         self.address = address
+        self.environment = address.environment
         self.ledger_path = str(address)
         self.version_id = version_id
+        self.context = version_id.encode()
+        self.etag = b'"%b"' % self.context
         self.number = number
-        self.state = state
-        self.expires_at = expires_at
+        self.expires_seconds = math.inf if expires_at is None else expires_at.timestamp()
         self.nonce = nonce
         self.sealed = sealed
 
@@ -69,7 +70,7 @@ class ValueCache:
 
     def open(self, prepared: Prepared) -> bytes:
         """The body. Only ever called after the read is on record."""
-        return self._box.decrypt(prepared.nonce, prepared.sealed, prepared.version_id.encode())
+        return self._box.decrypt(prepared.nonce, prepared.sealed, prepared.context)
 
     def get(self, address: KeyAddress) -> Prepared | None:
         environments = self._paths.get(address.path)

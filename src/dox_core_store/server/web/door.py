@@ -9,7 +9,8 @@ accident, and percent escapes are refused rather than decoded. The steps of a re
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
@@ -23,12 +24,17 @@ from dox_core_store.errors import (
 )
 from dox_core_store.server.domain.key import VersionRecord
 from dox_core_store.server.domain.ledger import Action, Entry
-from dox_core_store.server.domain.limit import Rate, Verdict
+from dox_core_store.server.domain.limit import Verdict
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import KnownService
 from dox_core_store.server.usecases.reveal import Asked, Reveal
 from dox_core_store.server.usecases.token import Authenticator, Principal
-from dox_core_store.server.web.problem import problem_body, problem_document, problem_headers
+from dox_core_store.server.web.problem import (
+    internal_error,
+    problem_body,
+    problem_document,
+    problem_headers,
+)
 from dox_core_store.server.web.request import (
     Heard,
     Receive,
@@ -45,11 +51,16 @@ __all__ = ["Door", "DoorMetrics", "render_key"]
 
 _PREFIX = b"/v1/keys/"
 _BATCH = b"/v1/keys/batch-get"
-_VERSIONS = re.compile(rb"[^/]+/versions")
+_VERSIONS = b"/versions"
+_BEHIND = re.compile(rb"/v1/keys/[^/]+(?:/(?:versions|rollback|revoke|destroy|extend))?")
+"""What under the prefix the framework may answer: writes, and the list of versions."""
+
 _MAX_BATCH = 100
 _MAX_BATCH_BYTES = 64 * 1024
 _SHOWN_CHARACTERS = 256
 _NOBODY = "anonymous"
+
+Answer = Callable[[Scope, Receive, Send, str], Awaitable[int]]
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
@@ -71,11 +82,7 @@ class DoorMetrics:
         self.outcomes[code] = self.outcomes.get(code, 0) + 1
         self.values += values
         self.seconds += seconds
-        for place, bound in enumerate(self.BUCKETS):
-            if seconds <= bound:
-                self.counts[place] += 1
-                return
-        self.counts[-1] += 1
+        self.counts[bisect_left(self.BUCKETS, seconds)] += 1
 
 
 class Door:
@@ -105,22 +112,26 @@ class Door:
         self._report = report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        raw, method = scope["raw_path"], scope["method"]
-        if raw.startswith(_PREFIX):
-            if raw == _BATCH:
-                await self._guard(self._batch, scope, receive, send)
-                return
-            if method in ("GET", "HEAD") and _VERSIONS.fullmatch(raw, len(_PREFIX)) is None:
-                await self._guard(self._get, scope, receive, send)
-                return
+        if scope["type"] == "http":
+            raw = scope["raw_path"]
+            if raw.startswith(_PREFIX):
+                answer = self._owner(raw, scope["method"])
+                if answer is not None:
+                    await self._guard(answer, scope, receive, send)
+                    return
         await self._application(scope, receive, send)
 
-    async def _guard(
-        self, answer: Callable[..., Any], scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    def _owner(self, raw: bytes, method: str) -> Answer | None:
+        """What of the door answers this; None leaves it to the framework."""
+        if raw == _BATCH:
+            return self._batch
+        if method in ("GET", "HEAD") and not raw.endswith(_VERSIONS):
+            return self._get
+        if b"%" in raw or _BEHIND.fullmatch(raw) is None:
+            return self._malformed
+        return None
+
+    async def _guard(self, answer: Answer, scope: Scope, receive: Receive, send: Send) -> None:
         """Run ``answer``; whatever it raises becomes a problem document."""
         started = perf_counter()
         request_id = self._request_ids()
@@ -128,50 +139,63 @@ class Door:
         try:
             values = await answer(scope, receive, send, request_id)
         except DoxStoreError as error:
-            problem = problem_document(error, self._store_id, request_id)
             if error.status is None:
                 self._report(error, request_id)
-            code = problem.code
-            headers = problem_headers(problem)
-            if isinstance(limits := error.extra.get("limits"), list):
-                headers += limits
-            await _send(send, problem.status, headers, problem_body(problem))
+            code = await self._tell(error, send, request_id)
         except Exception as error:  # noqa: BLE001 - told as a fault of ours, and reported
             self._report(error, request_id)
-            problem = problem_document(DoxStoreError("internal_error", ""), self._store_id, request_id)
-            code = problem.code
-            await _send(send, problem.status, problem_headers(problem), problem_body(problem))
+            code = await self._tell(internal_error(), send, request_id)
         self._metrics.note(code, values, perf_counter() - started)
+
+    async def _tell(self, error: DoxStoreError, send: Send, request_id: str) -> str:
+        problem = problem_document(error, self._store_id, request_id)
+        headers = problem_headers(problem) + getattr(error, "limits", [])
+        await _send(send, problem.status, headers, problem_body(problem))
+        return problem.code
 
     async def _get(self, scope: Scope, _receive: Receive, send: Send, request_id: str) -> int:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
-        heard, principal = await self._enter(scope, request_id, path)
-        asked = _asked(scope, heard, request_id)
         try:
-            if scope["method"] != "GET":
-                raise MethodNotAllowedError("method_not_allowed", "A key is read with GET.")
-            query = scope["query_string"]
-            number = _version(query) if query else None
-        except DoxStoreError as error:
-            await self._refuse(principal.name, path, asked, error)
+            heard = hear(scope["headers"])
+            principal = self._authenticator.authenticate(bearer(heard.authorization))
+        except AuthenticationError as error:
+            await self._refuse_stranger(scope, path, request_id, error)
             raise
+        asked = _asked(scope, heard, request_id)
+        number = None
+        if scope["query_string"] or scope["method"] != "GET":
+            try:
+                number = _version(scope)
+            except DoxStoreError as error:
+                await self._refuse(principal.name, path, asked, error)
+                raise
         verdict = self._reveal.limit(principal)
-        limits = _limits(principal, verdict)
         try:
             found = await self._reveal.one(principal, path, number, asked, verdict)
         except DoxStoreError as error:
-            error.extra["limits"] = limits
+            error.limits = _limits(principal, verdict)  # type: ignore[attr-defined]
             raise
-        etag = b'"' + found.version_id.encode() + b'"'
-        headers = [_JSON, _NO_STORE, (b"etag", etag), (b"x-request-id", request_id.encode()), *limits]
-        if heard.if_none_match is not None and heard.if_none_match == etag:
+        headers = [
+            _JSON,
+            _NO_STORE,
+            (b"etag", found.etag),
+            (b"x-request-id", request_id.encode()),
+            *_limits(principal, verdict),
+        ]
+        if heard.if_none_match == found.etag:
             await _send(send, 304, headers[1:], b"")
             return 0
-        await _send(send, 200, headers, found.body)
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": found.body})
         return 1
 
     async def _batch(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
-        heard, principal = await self._enter(scope, request_id, "batch-get")
+        try:
+            heard = hear(scope["headers"])
+            principal = self._authenticator.authenticate(bearer(heard.authorization))
+        except AuthenticationError as error:
+            await self._refuse_stranger(scope, "batch-get", request_id, error)
+            raise
         asked = _asked(scope, heard, request_id)
         try:
             if scope["method"] != "POST":
@@ -179,6 +203,8 @@ class Door:
             if scope["query_string"]:
                 raise InvalidRequestError("invalid_parameter", "batch-get takes no parameters.")
             paths = _batch_paths(await read_body(receive, _MAX_BATCH_BYTES))
+            # The body may have taken its time: who asks must still be who they were.
+            self._authenticator.authenticate(bearer(heard.authorization))
         except DoxStoreError as error:
             await self._refuse(principal.name, "batch-get", asked, error)
             raise
@@ -187,7 +213,7 @@ class Door:
         try:
             found = await self._reveal.many(principal, paths, asked, verdict)
         except DoxStoreError as error:
-            error.extra["limits"] = limits
+            error.limits = limits  # type: ignore[attr-defined]
             raise
         items, values = [], 0
         for path, each in zip(paths, found, strict=True):
@@ -201,15 +227,27 @@ class Door:
         await _send(send, 200, headers, encode({"keys": items}))
         return values
 
-    async def _enter(self, scope: Scope, request_id: str, path: str) -> tuple[Heard, Principal]:
-        """Step 1, authenticate; a refusal is on record before it is told."""
+    async def _malformed(
+        self, scope: Scope, _receive: Receive, _send: Send, request_id: str
+    ) -> int:
+        """An address under the door's prefix that names no key: refused, never decoded."""
+        path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
         try:
             heard = hear(scope["headers"])
-            return heard, self._authenticator.authenticate(bearer(heard.authorization))
+            principal = self._authenticator.authenticate(bearer(heard.authorization))
         except AuthenticationError as error:
-            asked = _asked(scope, Heard(None, _agent(scope), None, "call", None), request_id)
-            await self._refuse(_NOBODY, path, asked, error)
+            await self._refuse_stranger(scope, path, request_id, error)
             raise
+        error = InvalidRequestError("malformed_path", f"{ascii(path[:80])} is not a key path.")
+        await self._refuse(principal.name, path, _asked(scope, heard, request_id), error)
+        raise error
+
+    async def _refuse_stranger(
+        self, scope: Scope, path: str, request_id: str, error: DoxStoreError
+    ) -> None:
+        """Put a refused token on record: under its address, for it has no name."""
+        headers = [each for each in scope["headers"] if each[0] != b"authorization"]
+        await self._refuse(_NOBODY, path, _asked(scope, hear(headers), request_id), error)
 
     async def _refuse(self, who: str, path: str, asked: Asked, error: DoxStoreError) -> None:
         await self._refusals.record(
@@ -255,15 +293,13 @@ def _asked(scope: Scope, heard: Heard, request_id: str) -> Asked:
     return Asked(request_id, address, heard.user_agent, heard.correlation_id, heard.reason)
 
 
-def _agent(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == b"user-agent":
-            return str(value[:_SHOWN_CHARACTERS].decode("latin-1"))
-    return ""
-
-
-def _version(query: bytes) -> int:
-    name, _, text = query.partition(b"=")
+def _version(scope: Scope) -> int | None:
+    """The version asked for by number, if any."""
+    if scope["method"] != "GET":
+        raise MethodNotAllowedError("method_not_allowed", "A key is read with GET.")
+    if not scope["query_string"]:
+        return None
+    name, _, text = scope["query_string"].partition(b"=")
     if name != b"version" or not text.isdigit() or len(text) > 9 or int(text) < 1:
         raise InvalidRequestError("invalid_parameter", "The only parameter is version=N, N from 1.")
     return int(text)
@@ -285,10 +321,9 @@ def _limits(principal: Principal, verdict: Verdict | None) -> list[tuple[bytes, 
     """``RateLimit`` headers (draft-ietf-httpapi-ratelimit-headers-10)."""
     if verdict is None or not isinstance(principal.known, KnownService):
         return []
-    rate: Rate = principal.known.bucket.rate
     reset = int(verdict.reset_seconds + 0.999)
     return [
-        (b"ratelimit-policy", rate.policy),
+        (b"ratelimit-policy", principal.known.bucket.policy),
         (b"ratelimit", b'"service";r=%d;t=%d' % (verdict.remaining, reset)),
     ]
 

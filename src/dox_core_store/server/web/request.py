@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+import msgspec
 
 from dox_core_store.errors import (
     AuthenticationError,
@@ -38,7 +40,10 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 """The largest body of any route: a slice of an import at its limits."""
 
 _MAX_HEADER_CHARACTERS = 256
-REASONS = frozenset({"call", "refresh", "startup"})
+_AUTHORIZATION = b"authorization"
+_CALL = "call"
+REASONS = {reason.encode(): reason for reason in (_CALL, "refresh", "startup")}
+"""Why a client reads, by its ``X-Read-Reason`` header; anything else is a call."""
 
 
 class RequestIds:
@@ -52,7 +57,7 @@ class RequestIds:
         return f"{self._prefix}{next(self._count):06x}"
 
 
-class Heard(NamedTuple):
+class Heard(msgspec.Struct, frozen=True, gc=False):
     """The headers that matter. ``authorization`` is None if absent, and refused if repeated."""
 
     authorization: bytes | None
@@ -62,29 +67,23 @@ class Heard(NamedTuple):
     if_none_match: bytes | None
 
 
-def hear(headers: Iterable[tuple[bytes, bytes]]) -> Heard:
+def hear(headers: Sequence[tuple[bytes, bytes]]) -> Heard:
     """Pick what matters out of ``headers``, bounded in length.
 
     Raises `AuthenticationError` ``token_invalid`` for a repeated Authorization header: two readers
     of one request could believe different ones.
     """
-    authorization = correlation = match = None
-    agent, reason = "", "call"
-    for name, value in headers:
-        if name == b"authorization":
-            if authorization is not None:
-                raise AuthenticationError("token_invalid", "The token is not valid here.")
-            authorization = value
-        elif name == b"user-agent":
-            agent = value[:_MAX_HEADER_CHARACTERS].decode("latin-1")
-        elif name == b"x-request-id":
-            correlation = value[:_MAX_HEADER_CHARACTERS].decode("latin-1")
-        elif name == b"if-none-match":
-            match = value
-        elif name == b"x-read-reason":
-            said = value.decode("latin-1")
-            reason = said if said in REASONS else reason
-    return Heard(authorization, agent, correlation, reason, match)
+    found = dict(headers)
+    if len(found) != len(headers) and sum(name == _AUTHORIZATION for name, _ in headers) > 1:
+        raise AuthenticationError("token_invalid", "The token is not valid here.")
+    correlation, reason = found.get(b"x-request-id"), found.get(b"x-read-reason")
+    return Heard(
+        found.get(_AUTHORIZATION),
+        found.get(b"user-agent", b"")[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
+        None if correlation is None else correlation[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
+        REASONS.get(reason, _CALL),
+        found.get(b"if-none-match"),
+    )
 
 
 def bearer(authorization: bytes | None) -> bytes:

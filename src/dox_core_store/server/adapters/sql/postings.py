@@ -1,8 +1,8 @@
 """The ledger's search index, built behind the writes.
 
 For each (kind, term), the list of blocks that hold it. Inline indexes with random keys would cost
-the door more than the ledger itself; here the terms of about a second of traffic are collected in
-memory and written as one sorted statement. A crash loses nothing: `catch_up` rebuilds from the
+the door more than the ledger itself; here the terms of some seconds of traffic are collected in
+memory and written in sorted order. A crash loses nothing: `catch_up` rebuilds from the
 blocks behind the cursor, and a search reads blocks that are not indexed yet one by one.
 
 Kinds: ``s`` service, ``k`` key path, ``t`` token, ``a`` address, ``n`` action other than GET,
@@ -11,9 +11,9 @@ Kinds: ``s`` service, ``k`` key path, ``t`` token, ``a`` address, ``n`` action o
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -21,10 +21,14 @@ import sqlalchemy as sa
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_canonical
 
-__all__ = ["Postings", "terms_of"]
+__all__ = ["Postings"]
 
+_GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 _CURSOR = "postings"
 _CATCH_UP_BLOCKS = 2_000
+_ROWS_PER_STEP = 100
+"""Each row dirties a page of its own: a step stays in the low milliseconds."""
+
 _encode = msgspec.json.encode
 
 
@@ -32,17 +36,19 @@ def _microseconds(timestamp: str) -> int:
     return Instant.microseconds(datetime.fromisoformat(timestamp))
 
 
-def terms_of(entry: Entry) -> Iterable[tuple[str, str]]:
-    """Under which terms a search must find ``entry``."""
-    yield "s", entry.service_name
-    yield "k", entry.key_path
-    yield "a", entry.ip_address
-    if entry.token_id is not None:
-        yield "t", entry.token_id
-    if entry.action != Action.GET:
-        yield "n", entry.action
-    if entry.status != Status.GRANTED:
-        yield "x", entry.status
+def _terms(entries: Sequence[Entry]) -> Iterable[tuple[str, set[str]]]:
+    """By kind, under which terms a search must find ``entries``. By position, since every read
+    comes through here: an `Entry` is a tuple."""
+    yield "s", {e[1] for e in entries}
+    yield "k", {e[2] for e in entries}
+    yield "a", {e[6] for e in entries}
+    yield "t", {e[10] for e in entries if e[10] is not None}
+    yield "n", {e[3] for e in entries if e[3] != _GET}
+    yield "x", {e[4] for e in entries if e[4] != _GRANTED}
+
+
+def _parts(rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
+    return (rows[at : at + _ROWS_PER_STEP] for at in range(0, len(rows), _ROWS_PER_STEP))
 
 
 class Postings:
@@ -50,43 +56,40 @@ class Postings:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self._blocks: dict[tuple[str, str], list[int]] = defaultdict(list)
-        self._reads: dict[tuple[str, str], str] = {}
+        self._blocks: dict[tuple[str, str], list[int]] = {}
+        self._reads: dict[tuple[str, str | None], str] = {}
         self._known = 0
         self._top = 0
         self.cursor = self._stored_cursor()
 
-    def add(self, block_id: int, entries: Iterable[Entry]) -> None:
+    def add(self, block_id: int, entries: Sequence[Entry]) -> None:
         """Note the terms of a block just committed."""
         blocks = self._blocks
-        for entry in entries:
-            for term in terms_of(entry):
-                ids = blocks[term]
-                if not ids or ids[-1] != block_id:
+        for kind, names in _terms(entries):
+            for name in names:
+                ids = blocks.get((kind, name))
+                if ids is None:
+                    blocks[kind, name] = [block_id]
+                else:
                     ids.append(block_id)
-            if entry.action == Action.GET and entry.status == Status.GRANTED:
-                environment = entry.environment or ""
-                path = entry.key_path.removesuffix(f".{environment}")
-                self._reads[path, environment] = entry.timestamp
+        self._reads.update({(e[2], e[8]): e[0] for e in entries if e[4] == _GRANTED and e[3] == _GET})
         self._known += 1
         self._top = block_id
 
-    @property
-    def dirty(self) -> bool:
-        return self._known > 0
-
-    def flush(self) -> None:
-        """Write what was collected, in one transaction. A failure leaves it to `catch_up`."""
+    def flush(self) -> Iterator[None]:
+        """Write what was collected, a short transaction at each step, so that commits of the
+        ledger come between. Done, or given up by a fault, it leaves the cursor at a place from
+        which `catch_up` makes the rest good."""
         blocks, reads, known, top = self._blocks, self._reads, self._known, self._top
-        self._blocks, self._reads, self._known = defaultdict(list), {}, 0
+        self._blocks, self._reads, self._known = {}, {}, 0
         if known == 0:
             return
         if top - self.cursor != known:  # another process wrote blocks between ours
-            self.catch_up()
-            return
-        self._write(blocks, reads, top)
+            yield from self.catch_up()
+        else:
+            yield from self._write(blocks, reads, top)
 
-    def catch_up(self) -> None:
+    def catch_up(self) -> Iterator[None]:
         """Index every block behind the cursor, some at a time."""
         while True:
             rows = self._connection.exec_driver_sql(
@@ -96,45 +99,47 @@ class Postings:
             ).all()
             if not rows:
                 return
+            behind = Postings(self._connection)
             for block_id, body in rows:
-                self.add(block_id, (parse_canonical(line)[0] for line in body.split(b"\n")))
-            blocks, reads = self._blocks, self._reads
-            self._blocks, self._reads, self._known = defaultdict(list), {}, 0
-            self._write(blocks, reads, rows[-1][0])
+                behind.add(block_id, [parse_canonical(line)[0] for line in body.split(b"\n")])
+            yield from self._write(behind._blocks, behind._reads, rows[-1][0])
 
     def _write(
         self,
         blocks: dict[tuple[str, str], list[int]],
-        reads: dict[tuple[str, str], str],
+        reads: dict[tuple[str, str | None], str],
         top: int,
-    ) -> None:
-        run = self._connection.exec_driver_sql
+    ) -> Iterator[None]:
         postings = [[kind, term, ids[0], ids] for (kind, term), ids in sorted(blocks.items())]
-        last = [[path, name, _microseconds(at)] for (path, name), at in sorted(reads.items())]
-        run("BEGIN IMMEDIATE")
-        try:
-            # One statement each, fed as JSON: the rows are bound without holding the GIL per row.
-            run(
+        for part in _parts(postings):
+            # Fed as JSON to one statement: rows are bound without taking the GIL for each.
+            self._commit(
                 "INSERT OR REPLACE INTO ledger_posting (kind, term, first_block, blocks)"
                 " SELECT value ->> 0, value ->> 1, value ->> 2, value -> 3 FROM json_each(?)",
-                (_encode(postings).decode(),),
+                _encode(part).decode(),
             )
-            run(
+            yield
+        last = sorted(
+            [path.removesuffix(f".{environment}"), environment, _microseconds(at)]
+            for (path, environment), at in reads.items()
+            if environment is not None
+        )
+        for part in _parts(last):
+            self._commit(
                 "INSERT INTO key_read (path, environment, last_read_at)"
                 " SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true"
                 " ON CONFLICT (path, environment) DO UPDATE SET last_read_at ="
                 " max(last_read_at, excluded.last_read_at)",
-                (_encode(last).decode(),),
+                _encode(part).decode(),
             )
-            run(
-                "INSERT OR REPLACE INTO ledger_cursor (name, block_id) VALUES (?, ?)",
-                (_CURSOR, top),
-            )
-            run("COMMIT")
-        except BaseException:
-            run("ROLLBACK")
-            raise
+            yield
+        self._commit(
+            f"INSERT OR REPLACE INTO ledger_cursor (name, block_id) VALUES ('{_CURSOR}', ?)", top
+        )
         self.cursor = top
+
+    def _commit(self, statement: str, parameter: str | int) -> None:
+        self._connection.exec_driver_sql(statement, (parameter,))  # autocommit: a transaction each
 
     def _stored_cursor(self) -> int:
         row = self._connection.exec_driver_sql(

@@ -110,8 +110,8 @@ class SqlReader:
         block = tables.ledger_block.c
         query = (
             sa.select(block.body)
-            .where(block.stream == CHANGES, block.last_seq > after)
-            .order_by(block.first_seq)
+            .where(sa.literal_column("stream = 'changes'"), block.last_seq > after)
+            .order_by(block.last_seq)
             .limit(limit)
         )
         found = []

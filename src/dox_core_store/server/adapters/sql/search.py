@@ -26,6 +26,9 @@ _SCAN_BLOCKS = 5_000
 """How many blocks one page reads at most before it hands back a cursor."""
 
 
+_SLACK_MICROSECONDS = 10_000_000
+
+
 class Block(NamedTuple):
     block_id: int
     stream: str
@@ -117,20 +120,29 @@ class LedgerSearch:
     def _bounds(self, wanted: LedgerFilter) -> tuple[int, int]:
         """The blocks that may hold the wanted times. Blocks are stored in order of time, give or
         take what waits for one commit, hence the slack."""
-        slack = 10_000_000
         low, high = 0, 2**62
         if wanted.since is not None:
-            since = Instant.microseconds(wanted.since) - slack
-            low = self._edge("min", ">=", since, high)
+            low = self._first_at_or_after(Instant.microseconds(wanted.since) - _SLACK_MICROSECONDS)
         if wanted.until is not None:
-            until = Instant.microseconds(wanted.until) + slack
-            high = self._edge("max", "<=", until, -1)
+            until = Instant.microseconds(wanted.until) + _SLACK_MICROSECONDS
+            high = self._first_at_or_after(until + 1) - 1
         return low, high
 
-    def _edge(self, which: str, compare: str, at: int, otherwise: int) -> int:
-        query = f"SELECT {which}(block_id) FROM ledger_block WHERE first_at {compare} ?"  # noqa: S608
-        found = self._run(query, (at,)).scalar()
-        return otherwise if found is None else int(found)
+    def _first_at_or_after(self, at: int) -> int:
+        """The first block of time ``at`` or later, by bisection: ids rise with time."""
+        low, high = 1, (self._run("SELECT max(block_id) FROM ledger_block").scalar() or 0) + 1
+        while low < high:
+            middle = (low + high) // 2
+            row = self._run(
+                "SELECT block_id, first_at FROM ledger_block WHERE block_id >= ?"
+                " ORDER BY block_id LIMIT 1",
+                (middle,),
+            ).first()
+            if row is None or row[1] >= at:
+                high = middle
+            else:
+                low = row[0] + 1
+        return low
 
     def _terms(self, wanted: LedgerFilter) -> list[tuple[str, list[tuple[str, str]]]]:
         """Per kind, the ranges of terms (from, to; inclusive) of which a block needs one."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -33,11 +34,9 @@ __all__ = ["CHECKPOINT_INTERVAL_SECONDS", "LedgerStream"]
 
 CHECKPOINT_INTERVAL_SECONDS = 1.0
 
-_APPEND = (
-    "INSERT INTO ledger_block (stream, first_seq, last_seq, first_at, prev, head, body)"
-    " VALUES (?, ?, ?, ?, ?, ?, ?)"
-    " RETURNING block_id, (SELECT last_seq FROM ledger_stream WHERE stream = 'changes')"
-)
+Insert = Callable[[tuple[Any, ...]], tuple[int, int]]
+"""Commits one row of ``ledger_block`` (stream, first and last seq, first time, prev, head, body), and
+returns its id and the head of the change feed at that commit."""
 
 
 class LedgerStream:
@@ -75,7 +74,7 @@ class LedgerStream:
             raise
 
     def append(
-        self, connection: sa.Connection, entries: Sequence[Entry]
+        self, connection: sa.Connection, entries: Sequence[Entry], insert: Insert
     ) -> tuple[int, int, list[Entry]]:
         """Commit ``entries``; returns block id, head of the change feed, and what was written."""
         chain = self._chain
@@ -88,15 +87,13 @@ class LedgerStream:
             body = body + b"\n" + line
             written.append(checkpoint)
         first_at = tables.Instant.microseconds(datetime.fromisoformat(entries[0].timestamp))
-        # One statement in autocommit: fetching its row ends it, and so commits and syncs.
-        row = connection.exec_driver_sql(
-            _APPEND,
-            (chain.stream, chain.seq + 1, after.seq, first_at, chain.head, after.head, body),
-        ).one()
+        block_id, feed_head = insert(
+            (chain.stream, chain.seq + 1, after.seq, first_at, chain.head, after.head, body)
+        )
         if now >= self._checkpoint_at:
             self._checkpoint_at = now + CHECKPOINT_INTERVAL_SECONDS
         self._chain = after
-        return row[0], row[1], written
+        return block_id, feed_head, written
 
     def close(self, connection: sa.Connection) -> None:
         """Close our stream, with a last checkpoint."""
@@ -123,7 +120,7 @@ class LedgerStream:
             last = connection.execute(
                 sa.select(block.c.last_seq, block.c.head)
                 .where(block.c.stream == name)
-                .order_by(block.c.first_seq.desc())
+                .order_by(block.c.block_id.desc())
                 .limit(1)
             ).first()
             chains.append(Chain(name, last.head, last.last_seq) if last else Chain(name, first))

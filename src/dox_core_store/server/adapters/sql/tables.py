@@ -258,8 +258,15 @@ ledger_block = sa.Table(
     _blob("prev"),
     _blob("head"),
     _blob("body"),
-    sa.UniqueConstraint("stream", "first_seq"),
-    sa.Index("ix_ledger_block_first_at", "first_at"),
+    # Blocks are found by id, by postings, or, for the change feed alone, by position. An index over
+    # all of them would be written at every read of every key.
+    sa.Index(
+        "ix_ledger_block_changes",
+        "last_seq",
+        unique=True,
+        sqlite_where=sa.text("stream = 'changes'"),
+        postgresql_where=sa.text("stream = 'changes'"),
+    ),
 )
 ledger_posting = sa.Table(
     "ledger_posting",

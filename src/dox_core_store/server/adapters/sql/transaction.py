@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 
 from dox_core_store.errors import ConflictError
 from dox_core_store.key_path import fold, prefixes
@@ -27,6 +28,11 @@ Record = TypeVar("Record")
 
 _UNMACCED = frozenset({"sealed", "mac"})
 _encode = msgspec.json.Encoder().encode
+_UPSERTS: dict[str, Callable[[sa.Table], Any]] = {
+    "sqlite": sqlite.insert,
+    "postgresql": postgresql.insert,
+}
+"""The one statement that SQL has no common word for; both dialects say it alike."""
 
 
 def timestamp(instant: datetime) -> str:
@@ -72,6 +78,9 @@ class SqlTransaction:
         self._reader = reader
         self._now = now
         self._entries: list[Entry] = []
+        self._spelled: dict[str, str] = {}
+        self._environments: frozenset[str] | None = None
+        self._last_key_id: int | None = None
 
     @property
     def now(self) -> datetime:
@@ -92,25 +101,27 @@ class SqlTransaction:
 
     def put(self, record: Any) -> None:
         table = tables.RECORDS[type(record)]
-        row = self._reader.row(record)
-        identity = {column.name: row[column.name] for column in table.primary_key}
-        changed = self._connection.execute(
-            sa.update(table).where(*_equals(table, identity)).values(row)
-        )
-        if changed.rowcount == 0:
-            self._connection.execute(sa.insert(table).values(row))
+        insert = _UPSERTS[self._connection.dialect.name](table).values(self._reader.row(record))
+        identity = table.primary_key.columns.keys()
+        rest = {name: insert.excluded[name] for name in table.c.keys() if name not in identity}
+        self._connection.execute(insert.on_conflict_do_update(index_elements=identity, set_=rest))
 
     def remove(self, kind: type[Any], **where: Any) -> None:
         table = tables.RECORDS[kind]
         self._connection.execute(sa.delete(table).where(*_equals(table, where)))
 
     def new_key_id(self) -> int:
-        highest = self._connection.execute(sa.select(sa.func.max(tables.key.c.key_id))).scalar()
-        return (highest or 0) + 1
+        if self._last_key_id is None:
+            query = sa.select(sa.func.max(tables.key.c.key_id))
+            self._last_key_id = self._connection.execute(query).scalar() or 0
+        self._last_key_id += 1
+        return self._last_key_id
 
     def environments(self) -> Collection[str]:
-        rows = self._connection.execute(sa.select(tables.environment.c.name))
-        return frozenset(rows.scalars())
+        if self._environments is None:
+            rows = self._connection.execute(sa.select(tables.environment.c.name))
+            self._environments = frozenset(rows.scalars())
+        return self._environments
 
     def add_environment(self, name: str) -> None:
         ends = f"%.{name}".replace("_", r"\_")
@@ -121,20 +132,24 @@ class SqlTransaction:
         self._connection.execute(
             sa.insert(tables.environment).values(name=name, created_at=self._now)
         )
+        self._environments = None
 
     def spell(self, names: Sequence[str]) -> None:
-        for name in names:
-            folded = fold(name)
-            query = sa.select(tables.spelling.c.spelled).where(tables.spelling.c.folded == folded)
-            spelled = self._connection.execute(query).scalar()
-            if spelled is None:
-                self._connection.execute(
-                    sa.insert(tables.spelling).values(folded=folded, spelled=name)
-                )
-            elif spelled != name:
+        asked = {fold(name): name for name in names}
+        unknown = [folded for folded in asked if folded not in self._spelled]
+        if unknown:
+            query = sa.select(tables.spelling).where(tables.spelling.c.folded.in_(unknown))
+            self._spelled.update({row.folded: row.spelled for row in self._connection.execute(query)})
+        for folded, name in asked.items():
+            spelled = self._spelled.setdefault(folded, name)
+            if spelled != name:
                 raise ConflictError(
                     "case_collision", f"{name} differs from the stored {spelled} only in case."
                 )
+        rows = [{"folded": folded, "spelled": asked[folded]} for folded in unknown]
+        if rows:
+            insert = _UPSERTS[self._connection.dialect.name](tables.spelling)
+            self._connection.execute(insert.on_conflict_do_nothing(), rows)
 
     def unspell(self, path: str) -> None:
         for name in reversed(prefixes(path)):
@@ -147,6 +162,7 @@ class SqlTransaction:
             self._connection.execute(
                 sa.delete(tables.spelling).where(tables.spelling.c.folded == fold(name))
             )
+            self._spelled.pop(fold(name), None)
 
     def record(self, caller: Caller, entry: Mapping[str, Any]) -> None:
         self._entries.append(

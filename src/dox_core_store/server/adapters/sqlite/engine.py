@@ -86,6 +86,7 @@ def open_engine(
         cursor.execute("PRAGMA foreign_keys=ON")
         cursor.execute("PRAGMA trusted_schema=OFF")
         cursor.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
+        cursor.execute("PRAGMA wal_autocheckpoint=0")  # see checkpointer
         cursor.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT_BYTES}")
         cursor.close()
 

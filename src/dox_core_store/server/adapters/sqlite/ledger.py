@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from dox_core_store.errors import DoxStoreError, StoreUnavailableError
 from dox_core_store.server.adapters.sql.transaction import timestamp
-from dox_core_store.server.adapters.sqlite.writer import SqliteWriter, Waiting
+from dox_core_store.server.adapters.sqlite.writer import SqliteWriter
 from dox_core_store.server.domain.ledger import Entry, Status
 from dox_core_store.server.ports import Clock
 
@@ -25,16 +25,20 @@ _TICK_SECONDS = 0.1
 
 
 class _Waiter:
-    """One awaited commit; a class rather than a tuple because `refused` changes."""
+    """One hand-over to the writer; ``future`` is None where nobody waits for its commit."""
 
     __slots__ = ("entries", "future", "refused", "since", "ticket")
 
     def __init__(
-        self, ticket: int, since: float, entries: Sequence[Entry], future: asyncio.Future[int]
+        self,
+        ticket: int,
+        entries: Sequence[Entry],
+        since: float,
+        future: asyncio.Future[int] | None,
     ) -> None:
         self.ticket = ticket
-        self.since = since
         self.entries = entries
+        self.since = since
         self.future = future
         self.refused = False
 
@@ -44,6 +48,7 @@ class SqliteLedger:
 
     def __init__(self, *, clock: Clock) -> None:
         self._clock = clock
+        self._monotonic = clock.monotonic
         self._loop = asyncio.get_running_loop()
         self._ticket = 0
         self._written = 0
@@ -60,22 +65,22 @@ class SqliteLedger:
         self._writer = writer
 
     def record(self, entry: Entry) -> None:
-        self._hand_over((entry,), awaited=False)
+        self._ticket += 1
+        self._writer.append(_Waiter(self._ticket, (entry,), 0.0, None))
 
-    async def commit(self, entries: Sequence[Entry]) -> int:
-        if len(self._waiters) >= MAX_WAITING:
+    def commit(self, entries: Sequence[Entry]) -> asyncio.Future[int]:
+        waiters = self._waiters
+        if len(waiters) >= MAX_WAITING:
             raise StoreUnavailableError("overloaded", "Too many requests wait for the ledger.")
-        ticket = self._hand_over(entries, awaited=True)
-        waiter = _Waiter(ticket, self._clock.monotonic(), entries, self._loop.create_future())
-        self._waiters.append(waiter)
+        self._ticket += 1
+        future = self._loop.create_future()
+        waiter = _Waiter(self._ticket, entries, self._monotonic(), future)
+        waiters.append(waiter)
+        self._writer.append(waiter)
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(_TICK_SECONDS, self._tick)
-        try:
-            return await waiter.future
-        except asyncio.CancelledError:
-            waiter.refused = True
-            raise
+        return future
 
     def check(self) -> None:
         if self._fault is not None:
@@ -87,25 +92,21 @@ class SqliteLedger:
         """The writer's report; called on its thread."""
         self._loop.call_soon_threadsafe(self._settle, ticket, feed_head, error)
 
-    def _hand_over(self, entries: Sequence[Entry], *, awaited: bool) -> int:
-        self._ticket += 1
-        self._writer.append(Waiting(self._ticket, entries, awaited))
-        return self._ticket
-
     def _settle(self, ticket: int, feed_head: int, error: DoxStoreError | None) -> None:
         self._written = max(ticket, self._written)
         self._fault = error if isinstance(error, StoreUnavailableError) else None
         waiters = self._waiters
         while waiters and waiters[0].ticket <= ticket:
             waiter = waiters.popleft()
-            if waiter.refused:
-                if error is None:
+            future = waiter.future
+            if waiter.refused or future.cancelled():
+                if error is None:  # written after all, but nobody is there to be handed a value
                     self.abort(waiter.entries)
-            elif error is not None:
-                # A fresh one each: a shared exception would collect every task's traceback.
-                waiter.future.set_exception(type(error)(error.code, error.detail))
+            elif error is None:
+                future.set_result(feed_head)
             else:
-                waiter.future.set_result(feed_head)
+                # A fresh one each: a shared exception would collect every task's traceback.
+                future.set_exception(type(error)(error.code, error.detail))
 
     def abort(self, entries: Sequence[Entry]) -> None:
         """Record that what ``entries`` granted did not leave."""
@@ -115,7 +116,7 @@ class SqliteLedger:
                 self.record(entry._replace(timestamp=now, status=Status.ABORTED))
 
     def _tick(self) -> None:
-        overdue = self._clock.monotonic() - PATIENCE_SECONDS
+        overdue = self._monotonic() - PATIENCE_SECONDS
         for waiter in self._waiters:
             if waiter.since > overdue:
                 break

@@ -11,11 +11,12 @@ and the sync, and that statement also returns the head of the change feed: the c
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 
@@ -26,17 +27,24 @@ from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTran
 from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.ports import Clock, Work
 
-__all__ = ["Outcome", "SqliteWriter", "Waiting", "unavailable"]
+__all__ = ["HandedOver", "Outcome", "SqliteWriter", "unavailable"]
 
 _MAX_ENTRIES_PER_COMMIT = 2_000
 
+_APPEND = (
+    "INSERT INTO ledger_block (stream, first_seq, last_seq, first_at, prev, head, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?)"
+    " RETURNING block_id, (SELECT last_seq FROM ledger_stream WHERE stream = 'changes')"
+)
 
-class Waiting(NamedTuple):
-    """Entries on their way to the writer. ``ticket`` rises; ``awaited``: a value depends on it."""
+
+class HandedOver(Protocol):
+    """Entries on their way to the writer. ``ticket`` rises; ``future``: whether a value depends on
+    their commit. The writer reads, the ledger owns."""
 
     ticket: int
     entries: Sequence[Entry]
-    awaited: bool
+    future: object | None
 
 
 class Outcome(Protocol):
@@ -71,7 +79,7 @@ class SqliteWriter:
         self._clock = clock
         self._outcome = outcome
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._pending: deque[Waiting] = deque()
+        self._pending: deque[HandedOver] = deque()
         self._kept: list[Entry] = []
         self._signalled = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
@@ -79,9 +87,11 @@ class SqliteWriter:
     def start(self) -> None:
         """Open the connection and the stream, then the thread. Raises `DoxStoreError`."""
         self._connection = self._engine.connect()
+        self._driver: Any = self._connection.connection.driver_connection
         self._stream.open(self._connection)
         self._postings = Postings(self._connection)
-        self._postings.catch_up()
+        for _ in self._postings.catch_up():
+            pass
         self._thread.start()
 
     def stop(self) -> None:
@@ -91,7 +101,7 @@ class SqliteWriter:
 
     # --- called on the event loop ------------------------------------------------------------
 
-    def append(self, waiting: Waiting) -> None:
+    def append(self, waiting: HandedOver) -> None:
         """Hand over entries; `Outcome` tells when they are on stable storage."""
         self._pending.append(waiting)
         if not self._signalled:
@@ -104,7 +114,11 @@ class SqliteWriter:
 
     def index(self) -> None:
         """Write the search index of what was committed since the last time."""
-        self._jobs.put(self._flush_postings)
+        self._jobs.put(lambda: self._index(self._postings.flush()))
+
+    def restart_log(self) -> None:
+        """Have SQLite's write-ahead log begin anew, as soon as what waits now is done."""
+        self._jobs.put(self._checkpoint)
 
     # --- on the writer's thread --------------------------------------------------------------
 
@@ -112,7 +126,6 @@ class SqliteWriter:
         while (job := self._jobs.get()) is not None:
             job()
         self._append_pending()
-        self._flush_postings()
         with contextlib.suppress(sa.exc.DBAPIError):  # a full disk must not keep us from ending
             self._stream.close(self._connection)
         self._connection.close()
@@ -131,15 +144,24 @@ class SqliteWriter:
             self._jobs.put(self._append_pending)
         ticket = taken[-1].ticket if taken else 0
         try:
-            block_id, feed_head, written = self._stream.append(self._connection, entries)
-        except sa.exc.DBAPIError as error:
+            block_id, feed_head, written = self._stream.append(
+                self._connection, entries, self._insert_block
+            )
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
             # What someone waits for is refused now; what nobody waits for is written later.
-            self._kept += [e for waiting in taken if not waiting.awaited for e in waiting.entries]
+            self._kept += [e for each in taken if each.future is None for e in each.entries]
             self._outcome(ticket, 0, unavailable(error))
             return
         self._kept.clear()
         self._outcome(ticket, feed_head, None)
         self._postings.add(block_id, written)
+
+    def _insert_block(self, row: tuple[Any, ...]) -> tuple[int, int]:
+        """On the driver's own connection: this runs thousands of times a second, and SQLAlchemy's
+        result machinery would hold the interpreter lock longer than everything else here. In
+        autocommit, fetching the last row ends the statement, and so commits and syncs."""
+        (inserted,) = self._driver.execute(_APPEND, row).fetchall()
+        return inserted[0], inserted[1]
 
     def _transact(
         self, work: Work[Any], done: Callable[[Any, BaseException | None], None]
@@ -167,7 +189,16 @@ class SqliteWriter:
                 self._postings.add(*recorded)
             done(result, None)
 
-    def _flush_postings(self) -> None:
+    def _index(self, steps: Iterator[None]) -> None:
+        """One step of writing the index; the next one queues behind whatever waits by then."""
         # The index is behind by design: what cannot be written now is caught up with later.
         with contextlib.suppress(sa.exc.DBAPIError):
-            self._postings.flush()
+            for _ in steps:
+                self._jobs.put(lambda: self._index(steps))
+                return
+
+    def _checkpoint(self) -> None:
+        """Let the log start anew: what `Checkpointer` left of it is copied here, where nobody
+        writes meanwhile. PASSIVE never waits for a reader."""
+        with contextlib.suppress(sa.exc.DBAPIError):
+            self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")

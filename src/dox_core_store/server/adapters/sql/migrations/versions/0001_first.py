@@ -97,9 +97,15 @@ def upgrade() -> None:
         sa.Column("head", sa.LargeBinary(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("block_id", name=op.f("pk_ledger_block")),
-        sa.UniqueConstraint("stream", "first_seq", name=op.f("uq_ledger_block_stream_first_seq")),
     )
-    op.create_index("ix_ledger_block_first_at", "ledger_block", ["first_at"], unique=False)
+    op.create_index(
+        "ix_ledger_block_changes",
+        "ledger_block",
+        ["last_seq"],
+        unique=True,
+        sqlite_where=sa.text("stream = 'changes'"),
+        postgresql_where=sa.text("stream = 'changes'"),
+    )
     op.create_table(
         "ledger_cursor",
         sa.Column("name", sa.Text(), nullable=False),

@@ -1,0 +1,55 @@
+"""The options that many commands share, so that each is spelled and explained once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "ConfigFile",
+    "DataFolder",
+    "EnvironmentName",
+    "Json",
+    "KeyFile",
+    "Reason",
+    "RequiredReason",
+    "Yes",
+]
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else on stdout.")]
+DataFolder = Annotated[
+    str | None,
+    typer.Option(
+        "--data", metavar="DIR", help="Folder of the store. [DOXSTORE_DATA; default: .doxstore]"
+    ),
+]
+KeyFile = Annotated[
+    str | None,
+    typer.Option(
+        "--key-file",
+        metavar="FILE",
+        help="File that opens the store, kept outside its folder. [DOXSTORE_KEY_FILE]",
+    ),
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings, as TOML. [DOXSTORE_CONFIG]"),
+]
+EnvironmentName = Annotated[
+    str | None,
+    typer.Option(
+        "--environment",
+        "-e",
+        metavar="NAME",
+        help="Environment, where the path does not end in one.",
+    ),
+]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")
+]
+RequiredReason = Annotated[
+    str, typer.Option("--reason", metavar="TEXT", help="Why, for the ledger.")
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]

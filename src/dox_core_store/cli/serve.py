@@ -1,0 +1,156 @@
+"""`doxstore serve`: one server process on one store, in the foreground.
+
+Says that it serves when it does, and not before: the line comes once the store itself has answered
+at the address. A start that fails serves nothing and ends with 78.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dox_core_store.cli.command import Command
+from dox_core_store.cli.option import ConfigFile, DataFolder, KeyFile
+from dox_core_store.cli.session import local_settings, needs_server_extra
+from dox_core_store.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dox_core_store.server.bootstrap import Node
+    from dox_core_store.server.settings import Settings
+
+__all__ = ["SERVE", "announce", "answers", "refuse_taken_port", "url_of"]
+
+_ASK_AGAIN_SECONDS = 0.02
+
+
+def serve(
+    *,
+    data: DataFolder = None,
+    key_file: KeyFile = None,
+    host: Annotated[
+        str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on. [default: 8420]")] = None,
+    tls_certificate_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Certificate chain, PEM; re-read on SIGHUP.")
+    ] = None,
+    tls_key_file: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Its private key, PEM.")
+    ] = None,
+    allow_plain_http: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-plain-http",
+            help="Serve without TLS beyond loopback, behind a proxy that terminates it.",
+        ),
+    ] = None,
+    expiry_days: Annotated[
+        int | None, typer.Option(metavar="DAYS", help="Life of a new version; 0: for ever. [90]")
+    ] = None,
+    log_level: Annotated[
+        str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]")
+    ] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Serve the store until SIGTERM or Ctrl-C.
+
+    Every setting may also stand in the file named by --config, or in the environment as DOXSTORE_
+    and its name; the command line wins. docs/operations.md lists them all.
+    """
+    settings = local_settings(
+        "serve",
+        config=config,
+        data=data,
+        key_file=key_file,
+        host=host,
+        port=port,
+        tls_certificate_file=tls_certificate_file,
+        tls_key_file=tls_key_file,
+        allow_plain_http=allow_plain_http,
+        expiry_days=expiry_days,
+        log_level=log_level,
+    )
+    with needs_server_extra("serve"):
+        from dox_core_store.server.bootstrap import run_node
+
+    refuse_taken_port(settings)
+    tasks: set[asyncio.Task[None]] = set()
+
+    def started(node: Node) -> None:
+        line = f"dox-core-store serves {node.store_id} on {url_of(settings)}"
+        task = asyncio.get_running_loop().create_task(announce(settings, node.store_id, line))
+        tasks.add(task)
+
+    run_node(settings, started)
+
+
+def refuse_taken_port(settings: Settings) -> None:
+    """Raise ``bad_setting`` if somebody listens there already.
+
+    The server's own socket shares its port (``SO_REUSEPORT``), so two stores on one port would
+    start without a word, and the kernel would hand each of them half of the connections.
+    """
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not for what lingers only
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            raise ConfigurationError(
+                "bad_setting",
+                f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.",
+            ) from error
+
+
+def url_of(settings: Settings) -> str:
+    """The address that ``settings`` serve on."""
+    scheme = "https" if settings.tls_certificate_file else "http"
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"{scheme}://{host}:{settings.port}"
+
+
+async def announce(settings: Settings, store_id: str, line: str) -> None:
+    """Print ``line`` once the store ``store_id`` answers where ``settings`` say."""
+    # Another process may hold the port, and answer there, until our own attempt to take it fails.
+    while not await answers(settings, store_id):  # noqa: ASYNC110 - nothing here would tell us
+        await asyncio.sleep(_ASK_AGAIN_SECONDS)
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+async def answers(settings: Settings, store_id: str) -> bool:
+    """Whether the store ``store_id`` answers where ``settings`` say that it serves."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - every address
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection(
+                host, settings.port, ssl=_unverified() if settings.tls_certificate_file else None
+            )
+            try:
+                writer.write(b"GET /v1/health HTTP/1.1\r\nHost: self\r\nConnection: close\r\n\r\n")
+                return store_id.encode() in await reader.read()
+            finally:
+                writer.close()
+    return False
+
+
+def _unverified() -> ssl.SSLContext:
+    """To ask ourselves, at an address that our certificate need not name; nothing is sent."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+SERVE = Command(
+    "serve",
+    serve,
+    "doxstore serve --data /var/lib/doxstore --key-file /etc/doxstore/root.key --port 8420",
+    "the `server` extra; the store's folder and its key file",
+)

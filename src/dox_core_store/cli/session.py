@@ -1,0 +1,81 @@
+"""How a command reaches a store: over HTTP as an operator, or by the store's own files.
+
+Over HTTP: ``KEY_SERVICE_URL`` and ``ADMIN_TOKEN`` from the environment, never from the command
+line, where every user of the machine could read the token. By its files: the ``server`` extra,
+``--data`` and ``--key-file``; this works beside a running server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import typer
+
+from dox_core_store.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dox_core_store.client import KeyService
+    from dox_core_store.server.bootstrap import LocalStore
+    from dox_core_store.server.settings import Settings
+
+__all__ = ["ask", "confirm", "local_settings", "local_store", "needs_server_extra"]
+
+T = TypeVar("T")
+
+
+def ask(work: Callable[[KeyService], Awaitable[T]]) -> T:
+    """What ``work`` returns, given the operators' client."""
+    from dox_core_store.client import KeyService
+
+    async def asked() -> T:
+        async with KeyService() as service:
+            return await work(service)
+
+    return asyncio.run(asked())
+
+
+@contextmanager
+def needs_server_extra(command: str) -> Iterator[None]:
+    """Around imports of server code: a missing library becomes one clear error."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "dox_core_store":
+            raise
+        raise ConfigurationError(
+            "bad_setting",
+            f"`doxstore {command}` needs {error.name}, which is not installed:"
+            " pip install 'dox-core-store[server,cli]'.",
+        ) from None
+
+
+def local_settings(command: str, *, config: Path | None = None, **given: Any) -> Settings:
+    """The settings in force for a command on the store itself."""
+    with needs_server_extra(command):
+        from dox_core_store.server.settings import load_settings
+
+    return load_settings(given, os.environ, config)
+
+
+def local_store(command: str, settings: Settings) -> LocalStore:
+    """The store itself, opened by its files."""
+    with needs_server_extra(command):
+        from dox_core_store.server.bootstrap import LocalStore
+
+    return LocalStore(settings)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before what cannot be undone. Without a terminal only ``--yes`` goes on."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("This cannot be undone: say --yes where nobody can be asked.")
+    if not typer.confirm(question, err=True):
+        raise typer.Abort
