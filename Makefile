@@ -48,7 +48,7 @@ check: $(DEV) ## lint, format, types, the dependency rule, generated documents
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports --quiet
+	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python scripts/error_docs.py --check
 
 .PHONY: bench

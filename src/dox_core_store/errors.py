@@ -242,7 +242,7 @@ CODES: dict[str, Code] = {
     "key_not_found": Code(
         NotFoundError,
         "The key has no value there",
-        "Check path and environment with `doxstore key list`, or store one with `doxstore key put`.",
+        "Check path and environment with `doxstore key list`, or store it: `doxstore key put`.",
     ),
     "version_not_found": Code(
         NotFoundError, "No such version", "List them with `doxstore key versions KEY`."
@@ -343,6 +343,11 @@ CODES: dict[str, Code] = {
     "internal_error": Code(
         InternalError, "A fault of the store", "Give the request id to whoever runs the store."
     ),
+    "value_damaged": Code(
+        InternalError,
+        "The stored value does not open",
+        "Store the key anew. `doxstore doctor` names what else was changed behind the store.",
+    ),
     "ledger_unavailable": Code(
         StoreUnavailableError,
         "The access cannot be put on record",
@@ -432,8 +437,5 @@ def error_for(
 ) -> DoxStoreError:
     """The error for ``code``; where the code is unknown (a newer store), by HTTP ``status``."""
     known = CODES.get(code)
-    if known is not None:
-        kind = known.error
-    else:
-        kind = _BY_STATUS.get(status or 0, DoxStoreError)
+    kind = _BY_STATUS.get(status or 0, DoxStoreError) if known is None else known.error
     return kind(code, detail, request_id=request_id, **extra)

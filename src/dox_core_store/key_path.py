@@ -143,7 +143,8 @@ def check_service_name(name: str) -> str:
 
 
 def check_environment_name(name: str) -> str:
-    """``name``, if it can be an environment: ``[a-z0-9][a-z0-9_-]{0,31}``; else ``invalid_field``."""
+    """``name``, if it can be an environment: ``[a-z0-9][a-z0-9_-]{0,31}``; else
+    ``invalid_field``."""
     if _ENVIRONMENT.fullmatch(name) is None:
         raise InvalidRequestError(
             "invalid_field",

@@ -16,7 +16,8 @@ HIDDEN = "[hidden]"
 
 
 class Sensitive:
-    """Holds one secret text (a key's value, a token). Unhashable: never a dict key or set member."""
+    """Holds one secret text (a key's value, a token). Unhashable: never a dict key or set
+    member."""
 
     __slots__ = ("__text",)
     __hash__ = None  # type: ignore[assignment]

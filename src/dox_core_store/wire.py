@@ -293,7 +293,8 @@ class Environment(Answer):
 
 
 class LedgerRecord(Answer):
-    """One ledger entry: the eight fields of the product page, then ours (``docs/spec/ledger.md``)."""
+    """One ledger entry: the eight fields of the product page, then ours
+    (``docs/spec/ledger.md``)."""
 
     timestamp: str
     service_name: str

@@ -16,6 +16,7 @@ PACKAGE = Path(dox_core_store.__file__).parent
 MAX_LINES = 350
 LONGER_BECAUSE = {
     "errors.py": "one table: every code of the product with its remedy, kept in one place",
+    "wire.py": "one page: every body of the API, read by client and server side by side",
 }
 
 

@@ -24,7 +24,7 @@ from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile
 from dox_core_store.cli.output import ExitCode, show_json, show_table
 from dox_core_store.cli.progress import counting
 from dox_core_store.cli.serve import answers, url_of
-from dox_core_store.cli.session import local_settings, local_store
+from dox_core_store.cli.session import local_settings, local_store, needs_server_extra
 from dox_core_store.errors import DoxStoreError
 
 if TYPE_CHECKING:
@@ -64,6 +64,8 @@ def doctor(
 
     The exit code is 1 if something failed; a warning alone leaves it 0.
     """
+    with needs_server_extra("doctor"):  # or it would count as an illness of the store
+        import dox_core_store.server.bootstrap  # noqa: F401
     settings = local_settings("doctor", config=config, data=data, key_file=key_file)
     findings = list(_findings(settings))
     found = {finding.status for finding in findings}

@@ -54,7 +54,7 @@ class Vault(Protocol):
     """Where values live.
 
     ``store`` returns what the catalog keeps in the version's row to find the value again: the
-    sealed value itself for the embedded vault. ``open`` raises `DoxStoreError` ``store_damaged``
+    sealed value itself for the embedded vault. ``open`` raises `InternalError` ``value_damaged``
     if what is kept does not belong to ``binding``. Both are idempotent by ``binding.version_id``.
     """
 

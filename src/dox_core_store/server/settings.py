@@ -1,8 +1,8 @@
 """The server's settings: one frozen value, from a TOML file, the environment and the command line.
 
 Precedence: command line, ``DOXSTORE_<NAME>`` in the environment, the file named by ``--config`` or
-``DOXSTORE_CONFIG``, the defaults here. Unknown keys are refused, because a mistyped setting must not
-silently become its default. Units are in the names.
+``DOXSTORE_CONFIG``, the defaults here. Unknown keys are refused, because a mistyped setting must
+not silently become its default. Units are in the names.
 """
 
 from __future__ import annotations
@@ -21,6 +21,14 @@ from dox_core_store.errors import ConfigurationError
 __all__ = ["Settings", "load_settings"]
 
 _PREFIX = "DOXSTORE_"
+_MAX_PORT = 65_535
+_NOT_NEGATIVE = (
+    "expiry_days",
+    "cache_ttl_ceiling_seconds",
+    "outage_grace_seconds",
+    "max_connections",
+    "shutdown_seconds",
+)
 _NOT_SETTINGS = frozenset({"config"})
 
 
@@ -50,12 +58,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     log_level: str = "info"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65_535:
+        if not 0 <= self.port <= _MAX_PORT:
             raise _bad("port", "a number from 0 to 65535")
         if bool(self.tls_certificate_file) != bool(self.tls_key_file):
             raise _bad("tls_certificate_file and tls_key_file", "both or neither")
-        if self.expiry_days < 0 or self.cache_ttl_ceiling_seconds < 0:
-            raise _bad("expiry_days and cache_ttl_ceiling_seconds", "numbers from 0")
+        for name in _NOT_NEGATIVE:
+            if getattr(self, name) < 0:
+                raise _bad(name, "a number from 0")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise _bad("log_level", "debug, info, warning or error")
         if not (self.tls_certificate_file or self.allow_plain_http or _is_loopback(self.host)):

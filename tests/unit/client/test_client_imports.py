@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import subprocess
 import sys
 
@@ -11,17 +9,6 @@ import pytest
 from scripted_store import token
 
 import dox_core_store.client as package
-
-MODULES = [f"{package.__name__}.{module.name}" for module in pkgutil.iter_modules(package.__path__)]
-
-
-@pytest.mark.parametrize("name", [package.__name__, *MODULES])
-def test_exports_are_there_and_sorted(name: str) -> None:
-    module = importlib.import_module(name)
-    exported = module.__all__
-    assert list(exported) == sorted(exported, key=lambda one: (not one.isupper(), one))
-    for one in exported:
-        assert getattr(module, one) is not None
 
 
 def test_unknown_names_are_attribute_errors() -> None:

@@ -16,7 +16,8 @@ _PR_SET_DUMPABLE = 4
 
 
 def forbid_dumps() -> None:
-    """No core dumps, no tracing by others than root. Where the system has no such switch, nothing."""
+    """No core dumps, no tracing by others than root. Where the system has no such switch,
+    nothing."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     prctl = getattr(ctypes.CDLL(None), "prctl", None)
     if prctl is not None:

@@ -58,14 +58,19 @@ class NodeMetrics(Collector):
     """Collects at scrape time from what the node counts anyway."""
 
     def __init__(
-        self, *, door: Any, waiting: Callable[[], int], feed: Callable[[], int]
+        self,
+        *,
+        door: Any,
+        waiting: Callable[[], int],
+        feed: Callable[[], int],
+        alarms: Callable[[], int],
     ) -> None:
         self._door = door
         self._waiting = waiting
         self._feed = feed
+        self._alarms = alarms
         self._registry = CollectorRegistry()
         self._registry.register(self)
-        self.alarms = 0
 
     def render(self) -> bytes:
         """The exposition format, version 0.0.4."""
@@ -96,7 +101,7 @@ class NodeMetrics(Collector):
             "doxstore_feed_applied", "Position in the change feed.", value=self._feed()
         )
         yield CounterMetricFamily(
-            "doxstore_integrity_alarms", "Rows whose MAC did not hold.", value=self.alarms
+            "doxstore_integrity_alarms", "Rows whose MAC did not hold.", value=self._alarms()
         )
         usage = resource.getrusage(resource.RUSAGE_SELF)
         yield GaugeMetricFamily(

@@ -39,6 +39,7 @@ FORMAT = 1
 CHANGES = "changes"
 """The store-wide stream of every mutation: the change feed."""
 
+_FIELDS = 16
 _FORMAT_BYTE = bytes([FORMAT])
 _encode = msgspec.json.Encoder().encode
 
@@ -61,7 +62,7 @@ class Action(StrEnum):
     UNGRANT = "UNGRANT"
     ISSUE_TOKEN = "ISSUE_TOKEN"  # noqa: S105 - a name, not a secret
     REVOKE_TOKEN = "REVOKE_TOKEN"  # noqa: S105 - a name, not a secret
-    REVOKE_SERVICE_TOKENS = "REVOKE_SERVICE_TOKENS"  # noqa: S105 - a name, not a secret
+    REVOKE_SERVICE_TOKENS = "REVOKE_SERVICE_TOKENS"
     ADD_OPERATOR = "ADD_OPERATOR"
     DISABLE_OPERATOR = "DISABLE_OPERATOR"
     ADD_ENVIRONMENT = "ADD_ENVIRONMENT"
@@ -107,7 +108,7 @@ class Entry(NamedTuple):
     token_id: str | None = None
     correlation_id: str | None = None
     reason: str | None = None
-    count: int = 1
+    count: int = 1  # type: ignore[assignment]  # hides tuple.count, which nobody needs
 
 
 def canonical(entry: Entry, seq: int, stream: str) -> bytes:
@@ -118,7 +119,7 @@ def canonical(entry: Entry, seq: int, stream: str) -> bytes:
 def parse_canonical(line: bytes) -> tuple[Entry, int, str]:
     """The inverse of `canonical`. Raises ``ValueError`` on anything else."""
     fields = msgspec.json.decode(line)
-    if not isinstance(fields, list) or len(fields) != 16:
+    if not isinstance(fields, list) or len(fields) != _FIELDS:
         raise ValueError("not a ledger entry")
     return Entry(*fields[:8], *fields[10:]), fields[8], fields[9]
 

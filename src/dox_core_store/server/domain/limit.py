@@ -17,13 +17,14 @@ from dox_core_store.errors import InvalidRequestError
 __all__ = ["DEFAULT_RATE", "Bucket", "Rate", "Verdict", "parse_rate"]
 
 _PERIODS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hour": 3600}
+_MAX_BURST = 1_000_000_000
 _RATE = re.compile(r"([1-9][0-9]{0,8})/([a-z]+)", re.ASCII)
 
 
 class Rate(NamedTuple):
     """``count`` requests per ``period_seconds``, of which ``burst`` may come at once."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     period_seconds: int
     burst: int
 
@@ -44,7 +45,7 @@ def parse_rate(text: str, burst: int | None = None) -> Rate:
     if match is None or match[2] not in _PERIODS:
         raise InvalidRequestError("invalid_field", "A limit is written like 600/min, 10/s or 50/h.")
     count = int(match[1])
-    if burst is not None and not 1 <= burst <= 1_000_000_000:
+    if burst is not None and not 1 <= burst <= _MAX_BURST:
         raise InvalidRequestError("invalid_field", "A burst is a number from 1 to 1000000000.")
     return Rate(count, _PERIODS[match[2]], count if burst is None else burst)
 
@@ -75,29 +76,24 @@ class Bucket:
     def take(self, now: float, cost: int = 1) -> Verdict:
         """Take ``cost`` requests at ``now`` (seconds, monotonic), if there are as many.
 
-        A refusal of a payable cost costs nothing here; callers charge what they want to charge.
+        A refusal costs nothing, so that whoever waits as told gets in.
         """
         arrival = max(self._arrival, now)
         after = arrival + cost * self._interval
         allow_at = after - self._tolerance
-        # A billionth of a second of tolerance: float sums of intervals must not refuse the last one.
+        # Sums of floats must not refuse the last one: a billionth of a second of tolerance.
         if allow_at > now + 1e-9:
             payable = cost <= self.rate.burst
             return Verdict(
-                False,
-                int((now + self._tolerance - arrival) / self._interval + 1e-9),
-                arrival - now,
-                allow_at - now if payable else None,
+                allowed=False,
+                remaining=int((now + self._tolerance - arrival) / self._interval + 1e-9),
+                reset_seconds=arrival - now,
+                retry_after_seconds=allow_at - now if payable else None,
             )
         self._arrival = after
         return Verdict(
-            True,
-            int((now + self._tolerance - after) / self._interval + 1e-9),
-            after - now,
-            None,
+            allowed=True,
+            remaining=int((now + self._tolerance - after) / self._interval + 1e-9),
+            reset_seconds=after - now,
+            retry_after_seconds=None,
         )
-
-    def charge(self, now: float, cost: int = 1) -> None:
-        """Charge ``cost`` whether or not it can be paid, up to one whole burst of debt-free wait."""
-        after = max(self._arrival, now) + cost * self._interval
-        self._arrival = min(after, now + self._tolerance)

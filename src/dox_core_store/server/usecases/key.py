@@ -1,7 +1,8 @@
-"""Keys: writing, rolling back, revoking, destroying, extending, listing.
+"""Keys: writing, rolling back, revoking, destroying, extending.
 
-Every change is one transaction in which the rules of ``domain.key`` are applied to what is stored at
-that moment, so two writers can't both win. What was there before a refused write is there after it.
+Every change is one transaction in which the rules of ``domain.key`` are applied to what is stored
+at that moment, so two writers can't both win. What was there before a refused write is there after
+it.
 """
 
 from __future__ import annotations
@@ -15,11 +16,8 @@ from msgspec.structs import replace
 
 from dox_core_store.errors import ConflictError, InvalidRequestError, NotFoundError
 from dox_core_store.key_path import (
-    RESERVED_PREFIX,
     KeyAddress,
-    parse_address,
     prefixes,
-    split_environment,
 )
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.domain.access import Caller, Permission, require
@@ -34,9 +32,9 @@ from dox_core_store.server.domain.key import (
     writable_address,
 )
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.ports import Catalog, Found, KeyRow, Transaction, Vault
+from dox_core_store.server.ports import Catalog, Transaction, Vault
 from dox_core_store.server.usecases.key_import import settle, supersede
-from dox_core_store.server.usecases.registry import Feed, Registry
+from dox_core_store.server.usecases.registry import Feed
 
 __all__ = ["Keys", "Written"]
 
@@ -63,7 +61,6 @@ class Keys:
         catalog: Catalog,
         vault: Vault,
         feed: Feed,
-        registry: Registry,
     ) -> None:
         self._store_id = store_id
         self._default = default_environment
@@ -71,7 +68,6 @@ class Keys:
         self._catalog = catalog
         self._vault = vault
         self._feed = feed
-        self._registry = registry
 
     async def put(
         self,
@@ -100,7 +96,9 @@ class Keys:
                 tx.spell(prefixes(address.path))
                 key = _new_key(tx, address)
             key = replace(key, owner=owner or key.owner, usage=usage or key.usage)
-            version = self._promote(tx, caller, key, address, raw, self._until(tx, expires_at), None)
+            version = self._promote(
+                tx, caller, key, address, raw, self._until(tx, expires_at), None
+            )
             tx.record(caller, _entry(Action.PUT, address, version, reason))
             return Written(address, version, version.number == 1)
 
@@ -190,37 +188,6 @@ class Keys:
 
         return await self._write(work)
 
-    async def versions(
-        self, caller: Caller, path: str, environment: str | None
-    ) -> tuple[KeyAddress, list[VersionRecord]]:
-        """All versions of a key, by number."""
-        require(caller.roles, Permission.LIST_KEYS)
-        address = parse_address(
-            path, self._registry.environments, default=self._default, explicit=environment
-        )
-        found: Found | None = None
-        if address.path.partition(".")[0].lower() != RESERVED_PREFIX:
-            found = await self._catalog.version(address, None)
-        if found is None:
-            raise _not_found(address)
-        return address, await self._catalog.versions(found.key.key_id)
-
-    async def page(
-        self,
-        caller: Caller,
-        *,
-        prefix: str | None,
-        environment: str | None,
-        after: KeyAddress | None,
-        limit: int,
-    ) -> list[KeyRow]:
-        """A page of keys, without their values."""
-        require(caller.roles, Permission.LIST_KEYS)
-        if prefix is not None:
-            prefix, named = split_environment(prefix, self._registry.environments)
-            environment = environment or named
-        return await self._catalog.keys(prefix, environment, after, limit)
-
     async def _write(self, work: Callable[[Transaction], Written]) -> Written:
         written = await self._catalog.write(work)
         await self._feed.catch_up()
@@ -259,8 +226,8 @@ class Keys:
         self, tx: Transaction, path: str, environment: str | None
     ) -> tuple[KeyAddress, KeyRecord]:
         address = writable_address(
-                path, tx.environments(), default=self._default, explicit=environment
-            )
+            path, tx.environments(), default=self._default, explicit=environment
+        )
         key = self._key(tx, address)
         if key is None or key.head is None:
             raise _not_found(address)
@@ -288,7 +255,9 @@ class Keys:
             raise ConflictError("illegal_transition", f"A {target.state} version cannot come back.")
         return target
 
-    def _check_version(self, tx: Transaction, key: KeyRecord | None, if_version: int | None) -> None:
+    def _check_version(
+        self, tx: Transaction, key: KeyRecord | None, if_version: int | None
+    ) -> None:
         if if_version is None:
             return
         actual = 0 if key is None or key.head is None else self._version(tx, key, None).number

@@ -1,8 +1,8 @@
 """Imports: many keys, all or nothing, whatever their number.
 
 Slices arrive one by one, each a short transaction: their versions are written as pending and their
-keys *staged*. The commit is one short transaction that marks the import as committed; from then on a
-staged version is its key's current one, although its row still says pending. `settle` writes that
+keys *staged*. The commit is one short transaction that marks the import as committed; from then on
+a staged version is its key's current one, although its row still says pending. `settle` writes that
 out for a key, when the key is next changed or when the sweeper comes by. An import that is aborted
 or given up leaves nothing. A key that somebody else changes in between loses its stage, and the
 import can then only be aborted: nothing is overwritten unseen.
@@ -114,10 +114,10 @@ class Imports:
         if sequence == record.next_sequence - 1:
             return record
         for at in range(0, len(entries), _STEP):
-            part, last = entries[at : at + _STEP], at + _STEP >= len(entries)
+            part, last = entries[at : at + _STEP], int(at + _STEP >= len(entries))
 
             def work(
-                tx: Transaction, part: Sequence[ToImport] = part, last: bool = last
+                tx: Transaction, part: Sequence[ToImport] = part, last: int = last
             ) -> ImportRecord:
                 staged = [self._stage(tx, caller, import_id, entry) for entry in part]
                 record = _in_sequence(tx, import_id, sequence)
@@ -147,7 +147,7 @@ class Imports:
             if record.conflict is not None:
                 raise ConflictError(
                     "version_conflict",
-                    f"{record.conflict} was changed by someone else meanwhile; nothing was imported.",
+                    f"{record.conflict} was changed meanwhile; nothing was imported.",
                 )
             record = replace(record, status=COMMITTED, touched_at=tx.now)
             tx.put(record)
@@ -247,7 +247,9 @@ class Imports:
         )
         return key.head is None
 
-    def _has(self, tx: Transaction, version_id: str | None, address: KeyAddress, raw: bytes) -> bool:
+    def _has(
+        self, tx: Transaction, version_id: str | None, address: KeyAddress, raw: bytes
+    ) -> bool:
         """Whether the version still stands and holds ``raw``."""
         version = None if version_id is None else tx.get(VersionRecord, version_id=version_id)
         if version is None or version.state not in _STANDING or version.sealed is None:
@@ -294,17 +296,17 @@ def _sweep(tx: Transaction) -> bool:
         if tx.now - record.touched_at > _IDLE:
             tx.put(replace(record, status=ABORTED))
     for status, ended in ((COMMITTED, SETTLED), (ABORTED, CLEARED)):
-        record = tx.get(ImportRecord, status=status)
-        if record is None:
+        found = tx.get(ImportRecord, status=status)
+        if found is None:
             continue
-        keys = tx.find(KeyRecord, staged_import=record.import_id, limit=_SWEEP_KEYS)
+        keys = tx.find(KeyRecord, staged_import=found.import_id, limit=_SWEEP_KEYS)
         for key in keys:
             left = settle(tx, key)
             if left.head is None:
                 tx.remove(KeyRecord, key_id=left.key_id)
                 tx.unspell(left.path)
         if not keys:
-            tx.put(replace(record, status=ended))
+            tx.put(replace(found, status=ended))
         return True
     return False
 
@@ -312,7 +314,7 @@ def _sweep(tx: Transaction) -> bool:
 def _open(tx: Transaction, import_id: str) -> ImportRecord:
     record = tx.get(ImportRecord, import_id=import_id)
     if record is None or record.status != OPEN:
-        raise NotFoundError("import_not_found", f"There is no open import {ascii(import_id)}.")
+        raise NotFoundError("import_not_found", f"There is no open import {import_id!a}.")
     return record
 
 

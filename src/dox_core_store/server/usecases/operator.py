@@ -25,7 +25,7 @@ def parse_roles(names: Sequence[str]) -> list[Role]:
     """The roles named. Raises ``invalid_field``."""
     unknown = sorted(set(names) - set(Role))
     if unknown or not names:
-        what = f"{ascii(unknown[0])} is not a role" if unknown else "An operator has a role"
+        what = f"{unknown[0]!a} is not a role" if unknown else "An operator has a role"
         raise InvalidRequestError("invalid_field", f"{what}; there are {', '.join(Role)}.")
     return sorted({Role(name) for name in names})
 
@@ -66,7 +66,8 @@ def add_operator(
 def disable_operator(
     tx: Transaction, caller: Caller, name: str, reason: str | None
 ) -> OperatorRecord:
-    """End an operator: all its tokens die. Raises ``last_admin`` for the last one with that role."""
+    """End an operator: all its tokens die. Raises ``last_admin`` for the last one with that
+    role."""
     record = _existing(tx, name)
     if record.disabled_at is None:
         if Role.ADMIN in record.roles:
@@ -106,7 +107,7 @@ def enter_operator_token(tx: Transaction, caller: Caller, name: str, expires_in:
 def _existing(tx: Transaction, name: str) -> OperatorRecord:
     record = tx.get(OperatorRecord, name=name)
     if record is None:
-        raise NotFoundError("operator_not_found", f"There is no operator {ascii(name)}.")
+        raise NotFoundError("operator_not_found", f"There is no operator {name!a}.")
     return record
 
 

@@ -3,8 +3,8 @@
 A kind is (principal or address, action, status, code). Within a second the first `INDIVIDUAL` of a
 kind are entries of their own; what follows is counted, and written as one entry with its ``count``
 when the second is over. Nothing is dropped silently, and an attacker cannot fill the disk. A
-refusal does not wait for its commit, unless the ledger is known to be in trouble: then the answer is
-the ledger's 503 instead.
+refusal does not wait for its commit, unless the ledger is known to be in trouble: then the answer
+is the ledger's 503 instead.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dox_core_store.errors import (
     ConflictError,
     DoxStoreError,
     GoneError,
+    InternalError,
     NotFoundError,
     RateLimitError,
     StoreUnavailableError,
@@ -40,6 +41,7 @@ _STATUS: tuple[tuple[type[DoxStoreError], Status], ...] = (
     (RateLimitError, Status.LIMITED),
     (ConflictError, Status.FAILED),
     (StoreUnavailableError, Status.FAILED),
+    (InternalError, Status.FAILED),
 )
 
 

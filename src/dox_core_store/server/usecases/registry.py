@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from dox_core_store.errors import AuthenticationError
 from dox_core_store.server.domain.access import (
@@ -19,7 +19,6 @@ from dox_core_store.server.domain.access import (
     GrantTree,
     OperatorRecord,
     ServiceRecord,
-    TokenRecord,
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.limit import Bucket, Rate
@@ -27,6 +26,8 @@ from dox_core_store.server.domain.token import LEEWAY_SECONDS, Claims, Kind, Sig
 from dox_core_store.server.ports import Catalog, Change, Clock
 
 __all__ = ["Feed", "KnownService", "Registry", "subject"]
+
+Record = TypeVar("Record")
 
 _PAGE = 1_000
 _STORE = "_store."
@@ -40,10 +41,12 @@ def subject(kind: str, name: str) -> str:
 class KnownService:
     """A service as the door needs it: its record, compiled grants and limiter."""
 
-    __slots__ = ("bucket", "record", "tree")
+    __slots__ = ("bucket", "generation", "record", "tree")
 
     def __init__(self, record: ServiceRecord, tree: GrantTree, bucket: Bucket) -> None:
         self.record = record
+        self.generation = -1 if record.decommissioned_at is not None else record.generation
+        """What its tokens have to carry; a decommissioned service's carry it never."""
         self.tree = tree
         self.bucket = bucket
 
@@ -93,15 +96,15 @@ class Registry:
             raise AuthenticationError("token_revoked", "The token was revoked.")
         known: KnownService | OperatorRecord | None
         if claims.kind is Kind.SERVICE:
-            known = self.services.get(claims.name)
-            record = known.record if known is not None else None
-            ended = record is not None and record.decommissioned_at is not None
+            known = service = self.services.get(claims.name)
+            generation = -1 if service is None else service.generation
         else:
-            known = record = self.operators.get(claims.name)
-            ended = record is not None and record.disabled_at is not None
-        if known is None or record is None:
+            known = operator = self.operators.get(claims.name)
+            ended = operator is None or operator.disabled_at is not None
+            generation = -1 if operator is None or ended else operator.generation
+        if known is None:
             raise AuthenticationError("token_invalid", "The token is not valid here.")
-        if ended or record.generation != claims.generation:
+        if generation != claims.generation:
             raise AuthenticationError("token_revoked", "The token was revoked.")
         return known
 
@@ -147,15 +150,15 @@ class Registry:
             {record.kid: record.public_jwk for record in records if record.compromised_at is None}
         )
 
-    async def _all(self, kind: type, identity: str, **where: str) -> list:  # type: ignore[type-arg]
-        found: list = []  # type: ignore[type-arg]
+    async def _all(self, kind: type[Record], identity: str, **where: str) -> list[Record]:
+        found: list[Record] = []
         after = None
-        while page := await self._catalog.records(kind, after, _PAGE, **where):
+        while True:
+            page = await self._catalog.records(kind, after, _PAGE, **where)
             found += page
-            after = getattr(page[-1], identity)
             if len(page) < _PAGE:
-                break
-        return found
+                return found
+            after = getattr(page[-1], identity)
 
 
 class Feed:
@@ -187,5 +190,3 @@ class Feed:
                     else:
                         await self._registry.apply(change)
                 self.applied = changes[-1].seq
-
-

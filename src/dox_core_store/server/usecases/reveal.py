@@ -1,10 +1,11 @@
 """Handing out values: the read path, and the order of its steps is the security argument.
 
-1. *authenticate* (`Authenticator`), 2. *authorize*, 3. *limit*, 4. *look up*, 5. *record*: the entry
-is on stable storage, 6. *reveal*. The commit of step 5 is also the lease: it returns the head of the
-change feed, and if that is ahead of what this node had applied when it decided, the node applies the
-difference and decides again before it reveals. So no value leaves after its revocation committed,
-however slow this node is. A decision that changed gets the new answer and an ABORTED entry.
+1. *authenticate* (`Authenticator`), 2. *authorize*, 3. *limit*, 4. *look up*, 5. *record*: the
+entry is on stable storage, 6. *reveal*. The commit of step 5 is also the lease: it returns the
+head of the change feed, and if that is ahead of what this node had applied when it decided, the
+node applies the difference and decides again before it reveals. So no value leaves after its
+revocation committed, however slow this node is. A decision that changed gets the new answer and an
+ABORTED entry.
 
 Unknown and forbidden keys are alike to whoever has no grant.
 """
@@ -13,13 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import datetime
 
 import msgspec
 
 from dox_core_store.errors import (
     AuthenticationError,
     DoxStoreError,
+    InvalidRequestError,
     NotFoundError,
     RateLimitError,
     StoreUnavailableError,
@@ -39,6 +40,7 @@ from dox_core_store.server.usecases.values import Prepared, ValueCache
 
 __all__ = ["Asked", "Reveal", "Revealed"]
 
+_SHOWN_CHARACTERS = 256
 _entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 
@@ -140,7 +142,9 @@ class Reveal:
             raise limited
         applied = self._feed.applied
         found = [await self._decide(principal, path, None) for path in paths]
-        granted = [self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)]
+        granted = [
+            self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)
+        ]
         head = await self._ledger.commit(granted) if granted else applied
         if head != applied or self._feed.applied != applied:
             found = await self._decide_again(principal, paths, found, None, asked, granted)
@@ -161,27 +165,29 @@ class Reveal:
         asked: Asked,
         granted: Sequence[Entry],
     ) -> list[Prepared | DoxStoreError]:
-        """Apply what was committed since ``found`` was decided, until a commit finds us current."""
-        try:
-            while True:
+        """Apply what was committed since ``found`` was decided, until a commit finds us current.
+
+        ``granted`` is on record. Whatever does not leave in the end is followed by ABORTED.
+        """
+        while True:
+            try:
                 await self._feed.catch_up()
                 applied = self._feed.applied
                 again = await self._decide_as_now(principal, paths, number)
-                if not _differs(found, again):
-                    if self._feed.applied == applied:
-                        return found
-                    continue
+            except BaseException:
                 self._ledger.abort(granted)
-                found = again
-                granted = [self._entry(principal, asked, each) for each in found
-                           if isinstance(each, Prepared)]  # fmt: skip
-                if granted and await self._ledger.commit(granted) == applied == self._feed.applied:
+                raise
+            if not _differs(found, again):
+                if self._feed.applied == applied:
                     return found
-                if not granted:
-                    return found
-        except BaseException:
+                continue
             self._ledger.abort(granted)
-            raise
+            found = again
+            granted = [
+                self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)
+            ]
+            if not granted or await self._ledger.commit(granted) == applied == self._feed.applied:
+                return found
 
     async def _decide_as_now(
         self, principal: Principal, paths: Sequence[str], number: int | None
@@ -285,6 +291,13 @@ class Reveal:
     async def _refuse(
         self, principal: Principal, path: str, asked: Asked, error: DoxStoreError
     ) -> None:
+        environment = None
+        try:
+            default = principal.claims.environment or self._default_environment
+            address = parse_address(path, self._registry.environments, default=default)
+            path, environment = str(address), address.environment
+        except InvalidRequestError:
+            path = path[:_SHOWN_CHARACTERS]
         await self._refusals.record(
             Entry(
                 timestamp=self._stamp(),
@@ -295,7 +308,8 @@ class Reveal:
                 request_id=asked.request_id,
                 ip_address=asked.ip_address,
                 user_agent=asked.user_agent,
-                token_id=principal.claims.token_id,
+                environment=environment,
+                token_id=principal.token_id,
                 correlation_id=asked.correlation_id,
                 reason=error.code,
             )

@@ -74,7 +74,7 @@ class Services:
             environments = tx.environments()
             if environment is not None and environment not in environments:
                 raise InvalidRequestError(
-                    "unknown_environment", f"Environment {ascii(environment)} is not declared."
+                    "unknown_environment", f"Environment {environment!a} is not declared."
                 )
             before = tx.get(ServiceRecord, name=name)
             record = before or _new(tx, name)
@@ -96,7 +96,9 @@ class Services:
             if may_grant:
                 for pattern, suffix in patterns:
                     chosen = suffix or record.environment or self._default
-                    enter_grant(tx, caller, name, pattern, chosen, reason="required at registration")
+                    enter_grant(
+                        tx, caller, name, pattern, chosen, reason="required at registration"
+                    )
                     granted.append(f"{pattern}.{chosen}")
             return Registered(record, granted, before is None)
 
@@ -149,9 +151,7 @@ class Services:
 
         return await self._change(caller, name, Action.DECOMMISSION, reason, end)
 
-    async def page(
-        self, caller: Caller, after: str | None, limit: int
-    ) -> list[ServiceRecord]:
+    async def page(self, caller: Caller, after: str | None, limit: int) -> list[ServiceRecord]:
         """A page of services, by name."""
         require(caller.roles, Permission.LIST_KEYS)
         return await self._catalog.records(ServiceRecord, after, limit)
@@ -167,7 +167,7 @@ class Services:
         def work(tx: Transaction) -> ServiceRecord:
             record = tx.get(ServiceRecord, name=name)
             if record is None:
-                raise NotFoundError("service_not_found", f"There is no service {ascii(name)}.")
+                raise NotFoundError("service_not_found", f"There is no service {name!a}.")
             record = change(tx, record)
             tx.put(record)
             tx.record(caller, _entry(action, name, reason))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, InternalError
 from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
@@ -62,8 +62,12 @@ def keep_secret(
 
 
 def open_secret(vault: Vault, store_id: str, address: KeyAddress, found: Found | None) -> bytes:
-    """The secret at ``address``. Raises `ConfigurationError` ``store_damaged`` if it is not there."""
+    """The secret at ``address``. Raises `ConfigurationError` ``store_damaged`` if it is not
+    there."""
     if found is None or found.version.sealed is None:
         raise ConfigurationError("store_damaged", f"{address.path} is missing from the store.")
     binding = Binding(store_id, *address, found.version.version_id)
-    return vault.open(binding, found.version.sealed)
+    try:
+        return vault.open(binding, found.version.sealed)
+    except InternalError as error:
+        raise ConfigurationError("store_damaged", error.detail) from error

@@ -25,6 +25,7 @@ from dox_core_store.errors import (
     NotFoundError,
 )
 from dox_core_store.server.web.desk import Answered, Desk, Route
+from dox_core_store.server.web.problem import internal_error
 from dox_core_store.server.web.request import Receive, Scope, Send
 
 __all__ = ["Application", "Page", "build_application", "errors_page"]
@@ -36,13 +37,13 @@ Page = Callable[[], Awaitable[tuple[int, str, bytes]]]
 
 def build_application(
     *, routes: Iterable[Route], desk: Desk, pages: Mapping[str, Page]
-) -> Litestar:
+) -> Application:
     """The ASGI application behind the door."""
 
     def refuse(_request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         return _response(desk.problem(_translated(error)))
 
-    return Litestar(
+    application: Any = Litestar(
         route_handlers=[
             *(_endpoint(route, desk) for route in routes),
             *(_page(address, page) for address, page in pages.items()),
@@ -52,6 +53,8 @@ def build_application(
         logging_config=None,
         debug=False,
     )
+    behind: Application = application
+    return behind
 
 
 def errors_page() -> bytes:
@@ -72,7 +75,8 @@ def errors_page() -> bytes:
 def _endpoint(route: Route, desk: Desk) -> HTTPRouteHandler:
     async def handle(request: Request[Any, Any, Any]) -> Response[Any]:
         scope: Any = request.scope
-        return _response(await desk.answer(route, request.path_params, scope, request.receive))
+        receive: Any = request.receive
+        return _response(await desk.answer(route, request.path_params, scope, receive))
 
     return HTTPRouteHandler(
         route.address,
@@ -97,7 +101,7 @@ def _response(answered: Answered) -> Response[Any]:
     if isinstance(answered.body, AsyncIterator):
         return Stream(
             answered.body, status_code=answered.status, headers=headers, media_type=media_type
-        )  # type: ignore[return-value]
+        )
     return Response(
         answered.body or None,
         status_code=answered.status,
@@ -114,6 +118,4 @@ def _translated(error: Exception) -> DoxStoreError:
         return MethodNotAllowedError("method_not_allowed", "This address takes another method.")
     if isinstance(error, HTTPException) and error.status_code < 500:
         return InvalidRequestError("invalid_parameter", "The request cannot be understood.")
-    return DoxStoreError("internal_error", "")
-
-
+    return internal_error()

@@ -1,9 +1,9 @@
 """The operators' side: how a route of the table becomes an answer.
 
-Every route is one row: method, address, what the ledger calls it, body and answer types, parameters.
-The desk does what is the same for all of them, in this order: authenticate, take parameters and body
-apart (unknown ones are refused), run the handler, put reads on record before they are told, and turn
-whatever was raised into a recorded refusal and a problem document.
+Every route is one row: method, address, what the ledger calls it, body and answer types,
+parameters. The desk does what is the same for all of them, in this order: authenticate, take
+parameters and body apart (unknown ones are refused), run the handler, put reads on record before
+they are told, and turn whatever was raised into a recorded refusal and a problem document.
 """
 
 from __future__ import annotations
@@ -12,24 +12,28 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
-import msgspec
-
 from dox_core_store.errors import DoxStoreError, InvalidRequestError
 from dox_core_store.server.domain.access import Caller, OperatorRecord
 from dox_core_store.server.domain.ledger import Action, Entry, Status
 from dox_core_store.server.ports import Ledger
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.token import Authenticator, Principal
-from dox_core_store.server.web.problem import problem_body, problem_document, problem_headers
+from dox_core_store.server.web.problem import (
+    internal_error,
+    problem_body,
+    problem_document,
+    problem_headers,
+)
 from dox_core_store.server.web.request import (
     Receive,
     RequestIds,
     Scope,
     bearer,
     hear,
+    parse,
     read_body,
 )
-from dox_core_store.wire import decode, encode
+from dox_core_store.wire import encode
 
 __all__ = ["Answered", "Call", "Desk", "Reply", "Route"]
 
@@ -128,11 +132,13 @@ class Desk:
             return await self._refused(route, path, caller, error)
         except Exception as error:  # noqa: BLE001 - told as a fault of ours, and reported
             self._report(error, caller.request_id)
-            return await self._refused(route, path, caller, DoxStoreError("internal_error", ""))
+            return await self._refused(route, path, caller, internal_error())
         status = reply.status or route.statuses[0]
         headers = [(b"cache-control", b"no-store"), (b"x-request-id", caller.request_id.encode())]
         if isinstance(reply.body, AsyncIterator):
-            return Answered(status, [(b"content-type", b"application/x-ndjson"), *headers], reply.body)
+            return Answered(
+                status, [(b"content-type", b"application/x-ndjson"), *headers], reply.body
+            )
         if reply.body is None:
             return Answered(status, headers, b"")
         return Answered(
@@ -193,7 +199,7 @@ def _query(route: Route, scope: Scope) -> dict[str, str]:
     query = dict(pairs)
     unknown = sorted(query.keys() - set(route.parameters))
     if unknown or len(query) != len(pairs):
-        what = f"{ascii(unknown[0])} is unknown" if unknown else "One is given twice"
+        what = f"{unknown[0]!a} is unknown" if unknown else "One is given twice"
         takes = ", ".join(route.parameters) or "none"
         raise InvalidRequestError("invalid_parameter", f"{what}; parameters here: {takes}.")
     return query
@@ -201,14 +207,4 @@ def _query(route: Route, scope: Scope) -> dict[str, str]:
 
 async def _body(route: Route, receive: Receive) -> Any:
     raw = await read_body(receive)
-    if route.body is None:
-        return None
-    try:
-        # A body is JSON whatever its Content-Type: `curl -d` sends none of its own.
-        return decode(route.body, raw or b"{}")
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError("invalid_field", f"{error}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise InvalidRequestError("malformed_json", "The body is not valid JSON.") from None
-
-
+    return None if route.body is None else parse(route.body, raw or b"{}")

@@ -1,8 +1,8 @@
 """The door: ``GET /v1/keys/{path}`` and ``POST /v1/keys/batch-get``, in front of the framework.
 
-A plain ASGI callable, because a read is the product and a framework's route costs more than the read.
-It owns its paths, matched on the raw path: nothing under them falls through to the framework by
-accident, and percent escapes are refused rather than decoded. The steps of a read are in
+A plain ASGI callable, because a read is the product and a framework's route costs more than the
+read. It owns its paths, matched on the raw path: nothing under them falls through to the framework
+by accident, and percent escapes are refused rather than decoded. The steps of a read are in
 ``usecases.reveal``; here is HTTP.
 """
 
@@ -43,9 +43,10 @@ from dox_core_store.server.web.request import (
     Send,
     bearer,
     hear,
+    parse,
     read_body,
 )
-from dox_core_store.wire import BatchRequest, decode, encode
+from dox_core_store.wire import BatchRequest, encode
 
 __all__ = ["Door", "DoorMetrics", "render_key"]
 
@@ -238,9 +239,11 @@ class Door:
         except AuthenticationError as error:
             await self._refuse_stranger(scope, path, request_id, error)
             raise
-        error = InvalidRequestError("malformed_path", f"{ascii(path[:80])} is not a key path.")
-        await self._refuse(principal.name, path, _asked(scope, heard, request_id), error)
-        raise error
+        refused = InvalidRequestError("malformed_path", f"{path[:80]!a} is not a key path.")
+        action = Action.PUT if scope["method"] == "PUT" else Action.GET
+        asked = _asked(scope, heard, request_id)
+        await self._refuse(principal.name, path, asked, refused, action)
+        raise refused
 
     async def _refuse_stranger(
         self, scope: Scope, path: str, request_id: str, error: DoxStoreError
@@ -249,13 +252,20 @@ class Door:
         headers = [each for each in scope["headers"] if each[0] != b"authorization"]
         await self._refuse(_NOBODY, path, _asked(scope, hear(headers), request_id), error)
 
-    async def _refuse(self, who: str, path: str, asked: Asked, error: DoxStoreError) -> None:
+    async def _refuse(
+        self,
+        who: str,
+        path: str,
+        asked: Asked,
+        error: DoxStoreError,
+        action: Action = Action.GET,
+    ) -> None:
         await self._refusals.record(
             Entry(
                 timestamp=self._stamp(),
                 service_name=who,
                 key_path=path[:_SHOWN_CHARACTERS],
-                action=Action.GET,
+                action=action,
                 status=status_of(error),
                 request_id=asked.request_id,
                 ip_address=asked.ip_address,
@@ -306,12 +316,7 @@ def _version(scope: Scope) -> int | None:
 
 
 def _batch_paths(body: bytes) -> list[str]:
-    try:
-        paths = decode(BatchRequest, body).key_paths
-    except msgspec.ValidationError as error:
-        raise InvalidRequestError("invalid_field", f"{error}.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        raise InvalidRequestError("malformed_json", "The body is not valid JSON.") from None
+    paths = parse(BatchRequest, body).key_paths
     if not 1 <= len(paths) <= _MAX_BATCH:
         raise InvalidRequestError("invalid_field", f"key_paths takes 1 to {_MAX_BATCH} paths.")
     return paths
@@ -328,8 +333,6 @@ def _limits(principal: Principal, verdict: Verdict | None) -> list[tuple[bytes, 
     ]
 
 
-async def _send(
-    send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes
-) -> None:
+async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -14,6 +14,7 @@ from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import KeyRow
 from dox_core_store.server.usecases.key import Keys, Written
 from dox_core_store.server.usecases.key_import import Imports, ToImport
+from dox_core_store.server.usecases.key_list import KeyList
 from dox_core_store.server.web.desk import Call, Reply, Route
 
 __all__ = ["key_routes", "page_limit"]
@@ -30,7 +31,9 @@ def page_limit(call: Call) -> int:
     return int(text)
 
 
-def key_routes(keys: Keys, imports: Imports, sweep_soon: Callable[[], None]) -> list[Route]:
+def key_routes(
+    keys: Keys, lists: KeyList, imports: Imports, sweep_soon: Callable[[], None]
+) -> list[Route]:
     """The rows for keys and imports; ``sweep_soon`` is told when an import has ended."""
 
     async def put(call: Call) -> Reply:
@@ -106,7 +109,7 @@ def key_routes(keys: Keys, imports: Imports, sweep_soon: Callable[[], None]) -> 
         )
 
     async def versions(call: Call) -> Reply:
-        _address, found = await keys.versions(
+        _address, found = await lists.versions(
             call.caller, call.path["key_path"], call.query.get("environment")
         )
         return Reply(
@@ -129,7 +132,7 @@ def key_routes(keys: Keys, imports: Imports, sweep_soon: Callable[[], None]) -> 
     async def listing(call: Call) -> Reply:
         limit = page_limit(call)
         cursor = call.query.get("cursor")
-        rows = await keys.page(
+        rows = await lists.page(
             call.caller,
             prefix=call.query.get("prefix"),
             environment=call.query.get("environment"),
@@ -147,9 +150,7 @@ def key_routes(keys: Keys, imports: Imports, sweep_soon: Callable[[], None]) -> 
         body: wire.ImportRequest = call.body
         entries = [ToImport(each.key_path, each.environment, each.value) for each in body.entries]
         return Reply(
-            _import(
-                await imports.add(call.caller, call.path["import_id"], body.sequence, entries)
-            )
+            _import(await imports.add(call.caller, call.path["import_id"], body.sequence, entries))
         )
 
     async def commit(call: Call) -> Reply:

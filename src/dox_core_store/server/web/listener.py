@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
-from granian.constants import HTTPModes, Interfaces
+from granian.constants import HTTPModes, Interfaces, SSLProtocols
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
@@ -46,7 +46,8 @@ async def listen(
     """
     _raise_file_limit()
     try:
-        server = Server(
+        # Its methods bear no types.
+        server: Any = Server(
             application,
             address=host,
             port=port,
@@ -70,7 +71,13 @@ async def listen(
     def reload() -> None:
         try:
             server.build_ssl_context(
-                certificate, key, None, "tls1.3", None, [], client_verify=False  # type: ignore[arg-type]
+                cert=certificate,
+                key=key,
+                password=None,
+                proto=SSLProtocols.tls13,
+                ca=None,
+                crl=[],
+                client_verify=False,
             )
         except OSError as error:
             on_reload(f"failed, the old certificate stays: {error}")

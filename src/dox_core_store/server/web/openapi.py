@@ -1,8 +1,8 @@
 """The OpenAPI 3.1 document, made from the table of routes and the wire types.
 
-OpenAPI 3.1 schemas are JSON Schema 2020-12, which msgspec writes from the very types that decode the
-requests, so document and behaviour cannot part. The door's two routes are rows here too, although
-no framework sees them.
+OpenAPI 3.1 schemas are JSON Schema 2020-12, which msgspec writes from the very types that decode
+the requests, so document and behaviour cannot part. The door's two routes are rows here too,
+although no framework sees them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     """The whole document, as plain data."""
     rows = list(routes)
-    types = [wire.Problem, wire.KeyValue, wire.BatchRequest, wire.Batch, wire.Health]
+    types: list[Any] = [wire.Problem, wire.KeyValue, wire.BatchRequest, wire.Batch, wire.Health]
     types += [kind for route in rows for kind in (route.body, route.answer) if kind is not None]
     references, components = msgspec.json.schema_components(
         types, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
@@ -42,10 +42,11 @@ def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     for route in rows:
         address = _PARAMETER.sub(r"{\1}", route.address)
         paths.setdefault(address, {})[route.method.lower()] = _operation(route, schemas)
+    health = schemas[str(wire.Health)]
     for address, summary in (("/v1/health", "The process answers"), ("/v1/ready", "It may serve")):
         paths[address] = {"get": {
             "operationId": _identifier("GET", address), "summary": summary, "security": [],
-            "responses": {code: _json("Health", schemas[str(wire.Health)]) for code in ("200", "503")},
+            "responses": {code: _json("Health", health) for code in ("200", "503")},
         }}  # fmt: skip
     return {
         "openapi": "3.1.0",
@@ -69,8 +70,8 @@ def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
 def _door(schemas: dict[str, Any]) -> dict[str, dict[str, Any]]:
     value, batch = schemas[str(wire.KeyValue)], schemas[str(wire.Batch)]
     number = {"name": "version", "in": "query", "schema": {"type": "integer", "minimum": 1}}
-    asked = {"required": True,
-             "content": {"application/json": {"schema": schemas[str(wire.BatchRequest)]}}}  # fmt: skip
+    paths = schemas[str(wire.BatchRequest)]
+    asked = {"required": True, "content": {"application/json": {"schema": paths}}}
     return {
         "/v1/keys/{key_path}": {"get": {
             "operationId": "get_key",

@@ -10,7 +10,8 @@ from dox_core_store.wire import Problem, encode
 __all__ = ["PROBLEM_TYPE", "internal_error", "problem_body", "problem_document", "problem_headers"]
 
 PROBLEM_TYPE = "/docs/errors#"
-"""A problem's ``type`` is its page here: relative to the store, as RFC 9457 section 3.1.1 allows."""
+"""A problem's ``type`` is its page here: relative to the store, as RFC 9457 section 3.1.1
+allows."""
 
 _RETRY_SECONDS = 1
 
@@ -41,7 +42,9 @@ def problem_headers(problem: Problem) -> list[tuple[bytes, bytes]]:
         (b"x-request-id", problem.request_id.encode()),
     ]
     if problem.status == 401:
-        challenge = b"Bearer" if problem.code == "token_missing" else b'Bearer error="invalid_token"'
+        challenge = (
+            b"Bearer" if problem.code == "token_missing" else b'Bearer error="invalid_token"'
+        )
         headers.append((b"www-authenticate", challenge))
     if problem.status in (429, 503):
         seconds = problem.retry_after_seconds

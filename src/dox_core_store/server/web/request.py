@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import secrets
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from dox_core_store.errors import (
     AuthenticationError,
+    InvalidRequestError,
     PayloadTooLargeError,
     StoreUnavailableError,
 )
+from dox_core_store.wire import decode
 
 __all__ = [
     "BODY_SECONDS",
@@ -26,9 +29,11 @@ __all__ = [
     "Send",
     "bearer",
     "hear",
+    "parse",
     "read_body",
 ]
 
+Body = TypeVar("Body")
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -81,7 +86,7 @@ def hear(headers: Sequence[tuple[bytes, bytes]]) -> Heard:
         found.get(_AUTHORIZATION),
         found.get(b"user-agent", b"")[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
         None if correlation is None else correlation[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
-        REASONS.get(reason, _CALL),
+        REASONS.get(reason or b"", _CALL),
         found.get(b"if-none-match"),
     )
 
@@ -107,6 +112,29 @@ async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
         raise StoreUnavailableError(
             "timed_out", f"The body did not arrive within {BODY_SECONDS:g} s."
         ) from error
+
+
+def parse(kind: type[Body], raw: bytes) -> Body:
+    """A JSON body as ``kind``, whatever its Content-Type: ``curl -d`` sends none of its own.
+
+    Raises `InvalidRequestError` ``malformed_json``, also for a member given twice, of which two
+    readers could believe different ones; ``invalid_field`` for what does not fit ``kind``.
+    """
+    try:
+        json.loads(raw, object_pairs_hook=_distinct)
+        return decode(kind, raw)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError("invalid_field", f"{error}.") from None
+    except (ValueError, RecursionError):  # includes UnicodeDecodeError, msgspec.DecodeError
+        raise InvalidRequestError(
+            "malformed_json", "The body is not valid JSON, or names a member twice."
+        ) from None
+
+
+def _distinct(members: list[tuple[str, object]]) -> None:
+    names = {name for name, _ in members}
+    if len(names) != len(members):
+        raise ValueError("a member is given twice")
 
 
 async def _read(receive: Receive, limit: int) -> bytes:

@@ -43,7 +43,8 @@ def make_key_file(path: Path) -> bytes:
 
 
 def read_key_file(path: Path) -> bytes:
-    """The key in ``path``. Raises `ConfigurationError` ``key_file_missing`` or ``wrong_key_file``."""
+    """The key in ``path``. Raises `ConfigurationError` ``key_file_missing`` or
+    ``wrong_key_file``."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from datetime import datetime
 from typing import NamedTuple
 
 import msgspec
 import sqlalchemy as sa
 
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, InternalError
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.domain.envelope import (
     KEY_BYTES,
@@ -74,9 +75,7 @@ def create_custody(
     connection.execute(
         sa.insert(tables.seal_ring).values(
             number=1,
-            wrapped=seal_box(
-                derive(root, "ring"), first, associated_data("ring", store_id, "1")
-            ),
+            wrapped=seal_box(derive(root, "ring"), first, associated_data("ring", store_id, "1")),
             created_at=now,
         )
     )
@@ -118,10 +117,12 @@ def _open_root(connection: sa.Connection, store_id: str, slot_key: bytes) -> byt
 
 
 class EmbeddedVault:
-    """The `Vault` port: values sealed by us, in the version's own row."""
+    """The `Vault` port: values sealed by us, in the version's own row. One that does not open was
+    damaged or moved by whoever writes the database, and is reported to ``alarm``."""
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, alarm: Callable[[str, str], None]) -> None:
         self._ring = ring
+        self._alarm = alarm
 
     def store(self, binding: Binding, value: bytes) -> bytes:
         return self._ring.seal(value, binding)
@@ -130,6 +131,7 @@ class EmbeddedVault:
         try:
             return self._ring.open(kept, binding)
         except DamagedSealError as error:
-            raise ConfigurationError(
-                "store_damaged", f"The sealed value of {binding.key_path} {error}."
+            self._alarm("version", binding.version_id)
+            raise InternalError(
+                "value_damaged", f"The stored value of {binding.key_path} {error}."
             ) from error

@@ -24,7 +24,6 @@ from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_can
 __all__ = ["Postings"]
 
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
-_CURSOR = "postings"
 _CATCH_UP_BLOCKS = 2_000
 _ROWS_PER_STEP = 100
 """Each row dirties a page of its own: a step stays in the low milliseconds."""
@@ -72,7 +71,9 @@ class Postings:
                     blocks[kind, name] = [block_id]
                 else:
                     ids.append(block_id)
-        self._reads.update({(e[2], e[8]): e[0] for e in entries if e[4] == _GRANTED and e[3] == _GET})
+        self._reads.update(
+            {(e[2], e[8]): e[0] for e in entries if e[4] == _GRANTED and e[3] == _GET}
+        )
         self._known += 1
         self._top = block_id
 
@@ -94,8 +95,8 @@ class Postings:
         while True:
             rows = self._connection.exec_driver_sql(
                 "SELECT block_id, body FROM ledger_block WHERE block_id > ?"
-                f" ORDER BY block_id LIMIT {_CATCH_UP_BLOCKS}",
-                (self.cursor,),
+                " ORDER BY block_id LIMIT ?",
+                (self.cursor, _CATCH_UP_BLOCKS),
             ).all()
             if not rows:
                 return
@@ -134,7 +135,7 @@ class Postings:
             )
             yield
         self._commit(
-            f"INSERT OR REPLACE INTO ledger_cursor (name, block_id) VALUES ('{_CURSOR}', ?)", top
+            "INSERT OR REPLACE INTO ledger_cursor (name, block_id) VALUES ('postings', ?)", top
         )
         self.cursor = top
 
@@ -143,6 +144,6 @@ class Postings:
 
     def _stored_cursor(self) -> int:
         row = self._connection.exec_driver_sql(
-            "SELECT block_id FROM ledger_cursor WHERE name = ?", (_CURSOR,)
+            "SELECT block_id FROM ledger_cursor WHERE name = 'postings'"
         ).first()
         return int(row[0]) if row is not None else 0

@@ -27,6 +27,9 @@ _SCAN_BLOCKS = 5_000
 
 
 _SLACK_MICROSECONDS = 10_000_000
+"""Blocks are stored in order of time, give or take what waits for one commit."""
+
+_CURSOR_CHARACTERS = 40
 
 
 class Block(NamedTuple):
@@ -76,7 +79,8 @@ class LedgerSearch:
         return found, None
 
     def export(self, after: int, blocks: int) -> tuple[list[StoredEntry], int]:
-        """Every entry of the next ``blocks`` blocks after block ``after``, and the last one's id."""
+        """Every entry of the next ``blocks`` blocks after block ``after``, and the last one's
+        id."""
         rows = self._run(
             "SELECT block_id, stream, prev, body FROM ledger_block WHERE block_id > ?"
             " ORDER BY block_id LIMIT ?",
@@ -102,12 +106,12 @@ class LedgerSearch:
             return
         postings = [self._postings(kind, names, low, high) for kind, names in terms]
         for block_id in _common(postings):
-            row = self._run(
+            found = self._run(
                 "SELECT block_id, stream, prev, body FROM ledger_block WHERE block_id = ?",
                 (block_id,),
             ).first()
-            if row is not None:
-                yield Block(*row)
+            if found is not None:
+                yield Block(*found)
 
     def _stretch(self, low: int, high: int) -> Iterator[Block]:
         for row in self._run(
@@ -166,9 +170,7 @@ class LedgerSearch:
             terms.append(("x", [(str(wanted.status), str(wanted.status))]))
         return terms
 
-    def _postings(
-        self, kind: str, ranges: list[tuple[str, str]], low: int, high: int
-    ) -> list[int]:
+    def _postings(self, kind: str, ranges: list[tuple[str, str]], low: int, high: int) -> list[int]:
         """The blocks under any of the terms, newest first."""
         blocks: set[int] = set()
         for first, last in ranges:
@@ -192,7 +194,7 @@ def _position(cursor: str | None) -> tuple[int, int]:
     if cursor is None:
         return 2**62, 0
     block, dot, place = cursor.partition(".")
-    if not (dot and block.isdigit() and place.isdigit() and len(cursor) < 40):
+    if not (dot and block.isdigit() and place.isdigit() and len(cursor) < _CURSOR_CHARACTERS):
         raise InvalidRequestError("invalid_parameter", "cursor is not one of ours.")
     return int(block), int(place)
 

@@ -35,8 +35,8 @@ __all__ = ["CHECKPOINT_INTERVAL_SECONDS", "LedgerStream"]
 CHECKPOINT_INTERVAL_SECONDS = 1.0
 
 Insert = Callable[[tuple[Any, ...]], tuple[int, int]]
-"""Commits one row of ``ledger_block`` (stream, first and last seq, first time, prev, head, body), and
-returns its id and the head of the change feed at that commit."""
+"""Commits one row of ``ledger_block`` (stream, first and last seq, first time, prev, head, body),
+and returns its id and the head of the change feed at that commit."""
 
 
 class LedgerStream:
@@ -51,6 +51,8 @@ class LedgerStream:
         self._clock = clock
         self._chain = _fresh(store_id)
         self._checkpoint_at = clock.monotonic() + CHECKPOINT_INTERVAL_SECONDS
+        self.unsigned = False
+        """Whether anything, here or in ``changes``, was committed since the last checkpoint."""
 
     @property
     def name(self) -> str:
@@ -76,22 +78,25 @@ class LedgerStream:
     def append(
         self, connection: sa.Connection, entries: Sequence[Entry], insert: Insert
     ) -> tuple[int, int, list[Entry]]:
-        """Commit ``entries``; returns block id, head of the change feed, and what was written."""
+        """Commit ``entries`` (none: a checkpoint alone); returns the block's id, the head of the
+        change feed, and what was written."""
         chain = self._chain
         body, after = chain.extend(entries)
         written = list(entries)
         now = self._clock.monotonic()
-        if now >= self._checkpoint_at:
+        signing = now >= self._checkpoint_at or not entries
+        if signing:
             checkpoint = self._checkpoint(connection, after)
             line, after = after.extend([checkpoint])
-            body = body + b"\n" + line
+            body = body + b"\n" + line if body else line
             written.append(checkpoint)
-        first_at = tables.Instant.microseconds(datetime.fromisoformat(entries[0].timestamp))
+        first_at = tables.Instant.microseconds(datetime.fromisoformat(written[0].timestamp))
         block_id, feed_head = insert(
             (chain.stream, chain.seq + 1, after.seq, first_at, chain.head, after.head, body)
         )
-        if now >= self._checkpoint_at:
+        if signing:
             self._checkpoint_at = now + CHECKPOINT_INTERVAL_SECONDS
+        self.unsigned = not signing
         self._chain = after
         return block_id, feed_head, written
 

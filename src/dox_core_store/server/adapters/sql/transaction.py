@@ -7,6 +7,7 @@ not hold counts as absent and is reported.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ Record = TypeVar("Record")
 
 _UNMACCED = frozenset({"sealed", "mac"})
 _encode = msgspec.json.Encoder().encode
-_UPSERTS: dict[str, Callable[[sa.Table], Any]] = {
+_INSERTS: dict[str, Callable[[sa.Table], Any]] = {
     "sqlite": sqlite.insert,
     "postgresql": postgresql.insert,
 }
@@ -47,7 +48,7 @@ class RecordReader:
         self._ring = ring
         self._alarm = alarm
 
-    def record(self, kind: type[Record], row: Mapping[str, Any]) -> Record | None:
+    def record(self, kind: type[Record], row: sa.RowMapping) -> Record | None:
         """The record in ``row``; None, and an alarm, if its MAC does not hold."""
         fields = {name: row[name] for name in kind.__struct_fields__}  # type: ignore[attr-defined]
         table = tables.RECORDS[kind].name
@@ -71,9 +72,7 @@ def _maced(fields: Mapping[str, Any]) -> bytes:
 class SqlTransaction:
     """See the port. Lives for one transaction, in the writer's thread."""
 
-    def __init__(
-        self, *, connection: sa.Connection, reader: RecordReader, now: datetime
-    ) -> None:
+    def __init__(self, *, connection: sa.Connection, reader: RecordReader, now: datetime) -> None:
         self._connection = connection
         self._reader = reader
         self._now = now
@@ -101,10 +100,8 @@ class SqlTransaction:
 
     def put(self, record: Any) -> None:
         table = tables.RECORDS[type(record)]
-        insert = _UPSERTS[self._connection.dialect.name](table).values(self._reader.row(record))
-        identity = table.primary_key.columns.keys()
-        rest = {name: insert.excluded[name] for name in table.c.keys() if name not in identity}
-        self._connection.execute(insert.on_conflict_do_update(index_elements=identity, set_=rest))
+        row = self._reader.row(record)
+        self._connection.execute(_upsert(self._connection.dialect.name, table), row)
 
     def remove(self, kind: type[Any], **where: Any) -> None:
         table = tables.RECORDS[kind]
@@ -136,20 +133,24 @@ class SqlTransaction:
 
     def spell(self, names: Sequence[str]) -> None:
         asked = {fold(name): name for name in names}
-        unknown = [folded for folded in asked if folded not in self._spelled]
-        if unknown:
-            query = sa.select(tables.spelling).where(tables.spelling.c.folded.in_(unknown))
-            self._spelled.update({row.folded: row.spelled for row in self._connection.execute(query)})
+        unseen = [folded for folded in asked if folded not in self._spelled]
+        if unseen:
+            query = sa.select(tables.spelling).where(tables.spelling.c.folded.in_(unseen))
+            self._spelled.update(
+                {row.folded: row.spelled for row in self._connection.execute(query)}
+            )
+        rows = []
         for folded, name in asked.items():
-            spelled = self._spelled.setdefault(folded, name)
-            if spelled != name:
+            spelled = self._spelled.get(folded)
+            if spelled is None:
+                rows.append({"folded": folded, "spelled": name})
+                self._spelled[folded] = name
+            elif spelled != name:
                 raise ConflictError(
                     "case_collision", f"{name} differs from the stored {spelled} only in case."
                 )
-        rows = [{"folded": folded, "spelled": asked[folded]} for folded in unknown]
         if rows:
-            insert = _UPSERTS[self._connection.dialect.name](tables.spelling)
-            self._connection.execute(insert.on_conflict_do_nothing(), rows)
+            self._connection.execute(sa.insert(tables.spelling), rows)
 
     def unspell(self, path: str) -> None:
         for name in reversed(prefixes(path)):
@@ -207,6 +208,17 @@ class SqlTransaction:
         )
         (block_id,) = inserted.inserted_primary_key or (0,)
         return block_id, self._entries
+
+
+@functools.cache
+def _upsert(dialect: str, table: sa.Table) -> Any:
+    """Insert a row, or replace the one with its primary key. Built once: making the statement costs
+    more than running it."""
+    insert = _INSERTS[dialect](table)
+    identity = table.primary_key.columns.keys()
+    names = [column.name for column in table.columns if column.name not in identity]
+    rest = {name: insert.excluded[name] for name in names}
+    return insert.on_conflict_do_update(index_elements=identity, set_=rest)
 
 
 def _equals(table: sa.Table, where: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:

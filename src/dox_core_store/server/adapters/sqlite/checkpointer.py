@@ -1,8 +1,9 @@
 """Copying SQLite's write-ahead log into the database, off the commit path.
 
-SQLite would do it inside every thousandth commit, and all reads that wait for that commit would wait
-for it too. Here a thread of its own copies while the writer goes on (a PASSIVE checkpoint never blocks
-it); only when the log has grown long is the writer asked to finish the rest, so that it can start anew.
+SQLite would do it inside every thousandth commit, and all reads that wait for that commit would
+wait for it too. Here a thread of its own copies while the writer goes on (a PASSIVE checkpoint
+never blocks it); only when the log has grown long is the writer asked to finish the rest, so that
+it can start anew.
 """
 
 from __future__ import annotations

@@ -44,6 +44,10 @@ class ServerLock:
         """Raises `ConfigurationError` ``store_locked`` if another server holds it."""
         try:
             descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError as error:
+            raise ConfigurationError(
+                "store_missing", f"There is no folder {self._path.parent}."
+            ) from error
         except OSError as error:
             raise ConfigurationError(
                 "store_read_only", f"{self._path} cannot be opened: {error.strerror}."
@@ -63,9 +67,7 @@ class ServerLock:
             self._descriptor = None
 
 
-def open_engine(
-    folder: Path, *, file: str = DATABASE_FILE, read_only: bool = False
-) -> sa.Engine:
+def open_engine(folder: Path, *, file: str = DATABASE_FILE, read_only: bool = False) -> sa.Engine:
     """An engine on the store's file in ``folder``. Connections manage transactions explicitly."""
     path = quote(str(folder.resolve() / file))
     mode = "ro" if read_only else "rw"

@@ -99,7 +99,7 @@ class SqliteLedger:
         while waiters and waiters[0].ticket <= ticket:
             waiter = waiters.popleft()
             future = waiter.future
-            if waiter.refused or future.cancelled():
+            if future is None or waiter.refused or future.cancelled():
                 if error is None:  # written after all, but nobody is there to be handed a value
                     self.abort(waiter.entries)
             elif error is None:
@@ -120,7 +120,7 @@ class SqliteLedger:
         for waiter in self._waiters:
             if waiter.since > overdue:
                 break
-            if not waiter.refused and not waiter.future.done():
+            if waiter.future is not None and not waiter.refused and not waiter.future.done():
                 waiter.refused = True
                 self._fault = _too_slow()
                 waiter.future.set_exception(_too_slow())

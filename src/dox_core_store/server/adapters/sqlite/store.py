@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
+from alembic.util import CommandError
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dox_core_store.errors import ConfigurationError
@@ -102,7 +103,7 @@ def create_store(
             _fill(connection, slot_key, default_environment, operator, roles, caller, clock)
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         engine.dispose()
-        os.rename(draft, target)
+        draft.rename(target)
     except OSError as error:
         raise ConfigurationError(
             "store_read_only", f"{folder} cannot be written: {error.strerror}."
@@ -133,7 +134,7 @@ def open_store(
             check_writable(connection)
             upgrade(connection)
             records = RecordReader(ring=opened.ring, alarm=alarm)
-            vault = EmbeddedVault(opened.ring)
+            vault = EmbeddedVault(opened.ring, alarm)
             reader = SqlReader(connection=connection, records=records)
             kid = _current_kid(reader)
             pem = open_secret(
@@ -145,7 +146,7 @@ def open_store(
             checkpoint = open_secret(
                 vault, opened.store_id, CHECKPOINT_KEY, reader.version(CHECKPOINT_KEY, None)
             )
-    except sa.exc.DBAPIError as error:
+    except (sa.exc.SQLAlchemyError, CommandError) as error:
         raise _unusable(folder, error) from error
     return OpenedStore(
         folder=folder,
@@ -183,7 +184,7 @@ def _fill(
         )
     )
     connection.exec_driver_sql("COMMIT")
-    vault = EmbeddedVault(opened.ring)
+    vault = EmbeddedVault(opened.ring, _no_alarm)
     kid, pem, jwk = generate_signing_key()
     checkpoint = Ed25519PrivateKey.generate().private_bytes_raw()
 
@@ -206,8 +207,12 @@ def _fill(
         keep_secret(tx, caller, vault, store_id, CHECKPOINT_KEY, checkpoint)
         add_operator(tx, caller, operator, roles)
 
-    records = RecordReader(ring=opened.ring, alarm=lambda _table, _identity: None)
+    records = RecordReader(ring=opened.ring, alarm=_no_alarm)
     _transact(connection, records, clock, work)
+
+
+def _no_alarm(_table: str, _identity: str) -> None:
+    """Nobody can have changed a store that is being made."""
 
 
 def _transact(
@@ -234,9 +239,9 @@ def _current_kid(reader: SqlReader) -> str:
     return max(signing, key=lambda record: record.created_at).kid
 
 
-def _unusable(folder: Path, error: sa.exc.DBAPIError) -> ConfigurationError:
+def _unusable(folder: Path, error: Exception) -> ConfigurationError:
     """A fault of the database file as ours, by SQLite's own words."""
-    said = str(error.orig)
+    said = str(getattr(error, "orig", error))
     if "readonly" in said or "unable to open" in said:
         return ConfigurationError(
             "store_read_only", f"The store in {folder} cannot be written: {said}."
@@ -244,4 +249,3 @@ def _unusable(folder: Path, error: sa.exc.DBAPIError) -> ConfigurationError:
     if "locked" in said:
         return ConfigurationError("store_locked", f"The store in {folder} is busy: {said}.")
     return ConfigurationError("store_damaged", f"The store in {folder} is unusable: {said}.")
-

@@ -42,9 +42,14 @@ class HandedOver(Protocol):
     """Entries on their way to the writer. ``ticket`` rises; ``future``: whether a value depends on
     their commit. The writer reads, the ledger owns."""
 
-    ticket: int
-    entries: Sequence[Entry]
-    future: object | None
+    @property
+    def ticket(self) -> int: ...
+
+    @property
+    def entries(self) -> Sequence[Entry]: ...
+
+    @property
+    def future(self) -> object | None: ...
 
 
 class Outcome(Protocol):
@@ -72,16 +77,19 @@ class SqliteWriter:
         stream: LedgerStream,
         clock: Clock,
         outcome: Outcome,
+        on_death: Callable[[BaseException], None],
     ) -> None:
         self._engine = engine
         self._records = records
         self._stream = stream
         self._clock = clock
         self._outcome = outcome
+        self._on_death = on_death
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._pending: deque[HandedOver] = deque()
         self._kept: list[Entry] = []
         self._signalled = False
+        self._faulty = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -116,6 +124,11 @@ class SqliteWriter:
         """Write the search index of what was committed since the last time."""
         self._jobs.put(lambda: self._index(self._postings.flush()))
 
+    def sign(self) -> None:
+        """Have what was committed since the last checkpoint signed. After a fault it also tries
+        whether the ledger can be written again, so that a node recovers without traffic."""
+        self._jobs.put(self._sign)
+
     def restart_log(self) -> None:
         """Have SQLite's write-ahead log begin anew, as soon as what waits now is done."""
         self._jobs.put(self._checkpoint)
@@ -123,21 +136,29 @@ class SqliteWriter:
     # --- on the writer's thread --------------------------------------------------------------
 
     def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        try:
+            while (job := self._jobs.get()) is not None:
+                job()
+        except BaseException as error:  # a node without its writer could only refuse: let it end
+            self._on_death(error)
+            raise
         self._append_pending()
         with contextlib.suppress(sa.exc.DBAPIError):  # a full disk must not keep us from ending
             self._stream.close(self._connection)
         self._connection.close()
 
-    def _append_pending(self) -> None:
+    def _sign(self) -> None:
+        if self._stream.unsigned or self._faulty:
+            self._append_pending(signing=True)
+
+    def _append_pending(self, *, signing: bool = False) -> None:
         self._signalled = False  # before draining: an append after this line signals anew
         pending, taken, entries = self._pending, [], list(self._kept)
         while pending and len(entries) < _MAX_ENTRIES_PER_COMMIT:
             waiting = pending.popleft()
             taken.append(waiting)
             entries += waiting.entries
-        if not entries:
+        if not entries and not signing:
             return
         if pending:
             self._signalled = True
@@ -150,8 +171,10 @@ class SqliteWriter:
         except (sa.exc.DBAPIError, sqlite3.Error) as error:
             # What someone waits for is refused now; what nobody waits for is written later.
             self._kept += [e for each in taken if each.future is None for e in each.entries]
+            self._faulty = True
             self._outcome(ticket, 0, unavailable(error))
             return
+        self._faulty = False
         self._kept.clear()
         self._outcome(ticket, feed_head, None)
         self._postings.add(block_id, written)
@@ -163,9 +186,7 @@ class SqliteWriter:
         (inserted,) = self._driver.execute(_APPEND, row).fetchall()
         return inserted[0], inserted[1]
 
-    def _transact(
-        self, work: Work[Any], done: Callable[[Any, BaseException | None], None]
-    ) -> None:
+    def _transact(self, work: Work[Any], done: Callable[[Any, BaseException | None], None]) -> None:
         run = self._connection.exec_driver_sql
         try:
             run("BEGIN IMMEDIATE")
@@ -186,6 +207,7 @@ class SqliteWriter:
             done(None, error)
         else:
             if recorded is not None:
+                self._stream.unsigned = True
                 self._postings.add(*recorded)
             done(result, None)
 

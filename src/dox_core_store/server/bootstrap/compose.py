@@ -1,0 +1,176 @@
+"""The use cases and the web over a store's adapters: constructor calls, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from dox_core_store import wire
+from dox_core_store.server.adapters.clock import LedgerStamp, SystemClock
+from dox_core_store.server.adapters.jose import TokenVerifier
+from dox_core_store.server.adapters.sqlite.inspection import public_checkpoint_key
+from dox_core_store.server.bootstrap.embedded import Embedded
+from dox_core_store.server.bootstrap.local import local_caller
+from dox_core_store.server.domain.access import Role
+from dox_core_store.server.settings import Settings
+from dox_core_store.server.usecases.environment import Environments
+from dox_core_store.server.usecases.furnish import Furnish
+from dox_core_store.server.usecases.grant import Grants
+from dox_core_store.server.usecases.key import Keys
+from dox_core_store.server.usecases.key_import import Imports
+from dox_core_store.server.usecases.key_list import KeyList
+from dox_core_store.server.usecases.refusals import Refusals
+from dox_core_store.server.usecases.registry import Feed, Registry
+from dox_core_store.server.usecases.reveal import Reveal
+from dox_core_store.server.usecases.service import Services
+from dox_core_store.server.usecases.token import Authenticator, SigningKeys, Tokens
+from dox_core_store.server.usecases.values import ValueCache
+from dox_core_store.server.web.application import Page, build_application, errors_page
+from dox_core_store.server.web.desk import Desk
+from dox_core_store.server.web.door import Door, DoorMetrics, render_key
+from dox_core_store.server.web.identity_routes import identity_routes
+from dox_core_store.server.web.key_routes import key_routes
+from dox_core_store.server.web.ledger_routes import ledger_routes
+from dox_core_store.server.web.openapi import openapi_document
+from dox_core_store.server.web.request import RequestIds
+
+__all__ = ["Composed"]
+
+
+class Composed:
+    """Everything that serves, made of an embedded store that was started."""
+
+    def __init__(
+        self,
+        embedded: Embedded,
+        settings: Settings,
+        *,
+        release: str,
+        clock: SystemClock,
+        pages: Mapping[str, Page],
+        report: Callable[[BaseException, str], None],
+    ) -> None:
+        store, catalog, ledger = embedded.store, embedded.catalog, embedded.ledger
+        store_id, default = store.store_id, store.default_environment
+        stamp, request_ids = LedgerStamp(), RequestIds()
+        signing_keys = SigningKeys(lambda keys: TokenVerifier(store_id=store_id, keys=keys))
+        registry = Registry(catalog=catalog, clock=clock, key_set=signing_keys)
+        values = ValueCache()
+        self.feed = feed = Feed(catalog=catalog, registry=registry, forget=values.forget)
+        self.refusals = refusals = Refusals(ledger=ledger)
+        self.sweep_soon = asyncio.Event()
+        self.metrics = DoorMetrics()
+        authenticator = Authenticator(keys=signing_keys, registry=registry, clock=clock)
+        self.imports = imports = Imports(
+            store_id=store_id,
+            default_environment=default,
+            expiry_days=settings.expiry_days,
+            catalog=catalog,
+            vault=store.vault,
+            feed=feed,
+        )
+        keys = Keys(
+            store_id=store_id,
+            default_environment=default,
+            expiry_days=settings.expiry_days,
+            catalog=catalog,
+            vault=store.vault,
+            feed=feed,
+        )
+        tokens = Tokens(
+            store_id=store_id,
+            default_environment=default,
+            catalog=catalog,
+            feed=feed,
+            signer=store.signer,
+        )
+        services = Services(default_environment=default, catalog=catalog, feed=feed)
+        self.furnish = Furnish(
+            caller=local_caller()._replace(roles=tuple(Role)),
+            imports=imports,
+            services=services,
+            tokens=tokens,
+            registry=registry,
+        )
+        routes = [
+            *key_routes(
+                keys,
+                KeyList(default_environment=default, catalog=catalog, registry=registry),
+                imports,
+                self.sweep_soon.set,
+            ),
+            *identity_routes(
+                tokens=tokens,
+                services=services,
+                grants=Grants(default_environment=default, catalog=catalog, feed=feed),
+                environments=Environments(catalog=catalog, feed=feed),
+                default_environment=default,
+            ),
+            *ledger_routes(embedded.ledger_reader),
+        ]
+        json, html = "application/json", "text/html; charset=utf-8"
+        published = {
+            "/.well-known/jwks.json": lambda: (
+                "application/jwk-set+json",
+                msgspec.json.encode(signing_keys.jwks()),
+            ),
+            "/.well-known/checkpoint-key.json": _fixed(
+                json, wire.encode(public_checkpoint_key(store))
+            ),
+            "/openapi.json": _fixed(json, msgspec.json.encode(openapi_document(routes, release))),
+            "/docs/errors": _fixed(html, errors_page()),
+        }
+        self.door = Door(
+            application=build_application(
+                routes=routes,
+                desk=Desk(
+                    authenticator=authenticator,
+                    ledger=ledger,
+                    refusals=refusals,
+                    request_ids=request_ids,
+                    stamp=stamp,
+                    store_id=store_id,
+                    report=report,
+                ),
+                pages={**pages, **{at: _page(content) for at, content in published.items()}},
+            ),
+            authenticator=authenticator,
+            reveal=Reveal(
+                store_id=store_id,
+                default_environment=default,
+                registry=registry,
+                feed=feed,
+                catalog=catalog,
+                vault=store.vault,
+                ledger=ledger,
+                refusals=refusals,
+                values=values,
+                clock=clock,
+                stamp=stamp,
+                render=render_key(
+                    settings.cache_ttl_ceiling_seconds, settings.outage_grace_seconds
+                ),
+            ),
+            refusals=refusals,
+            request_ids=request_ids,
+            metrics=self.metrics,
+            stamp=stamp,
+            store_id=store_id,
+            report=report,
+        )
+
+
+Content = Callable[[], tuple[str, bytes]]
+
+
+def _fixed(media_type: str, body: bytes) -> Content:
+    return lambda: (media_type, body)
+
+
+def _page(content: Content) -> Page:
+    async def page() -> tuple[int, str, bytes]:
+        return (200, *content())
+
+    return page

@@ -1,0 +1,59 @@
+"""Keys as operators see them: lists and versions, never a value."""
+
+from __future__ import annotations
+
+from dox_core_store.errors import NotFoundError
+from dox_core_store.key_path import (
+    RESERVED_PREFIX,
+    KeyAddress,
+    parse_address,
+    split_environment,
+)
+from dox_core_store.server.domain.access import Caller, Permission, require
+from dox_core_store.server.domain.key import VersionRecord
+from dox_core_store.server.ports import Catalog, Found, KeyRow
+from dox_core_store.server.usecases.registry import Registry
+
+__all__ = ["KeyList"]
+
+
+class KeyList:
+    """See the module."""
+
+    def __init__(self, *, default_environment: str, catalog: Catalog, registry: Registry) -> None:
+        self._default = default_environment
+        self._catalog = catalog
+        self._registry = registry
+
+    async def versions(
+        self, caller: Caller, path: str, environment: str | None
+    ) -> tuple[KeyAddress, list[VersionRecord]]:
+        """All versions of a key, by number."""
+        require(caller.roles, Permission.LIST_KEYS)
+        address = parse_address(
+            path, self._registry.environments, default=self._default, explicit=environment
+        )
+        found: Found | None = None
+        if address.path.partition(".")[0].lower() != RESERVED_PREFIX:
+            found = await self._catalog.version(address, None)
+        if found is None:
+            raise NotFoundError(
+                "key_not_found", f"There is no {address.path} in {address.environment}."
+            )
+        return address, await self._catalog.versions(found.key.key_id)
+
+    async def page(
+        self,
+        caller: Caller,
+        *,
+        prefix: str | None,
+        environment: str | None,
+        after: KeyAddress | None,
+        limit: int,
+    ) -> list[KeyRow]:
+        """A page of keys, without their values."""
+        require(caller.roles, Permission.LIST_KEYS)
+        if prefix is not None:
+            prefix, named = split_environment(prefix, self._registry.environments)
+            environment = environment or named
+        return await self._catalog.keys(prefix, environment, after, limit)

@@ -1,0 +1,294 @@
+"""Tokens that must not be believed, over real HTTP, most of them signed with the store's own key.
+
+Each is sent to a read, to a batch and to an operator's route. All are refused alike, with one code,
+and are on record under nobody's name. `tests/unit/server/test_token.py` has the rules in detail.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
+from cryptography.hazmat.primitives.hashes import SHA256
+
+from dox_core_store.server.adapters.seals.key_file import read_key_file
+from dox_core_store.server.adapters.sqlite.store import open_store
+from tests.functional.raw_http import ask, code_of, nothing_changes, recorded
+from tests.functional.running import RunningStore
+
+DAY = 86_400
+LONG = secrets.token_hex(2_500)
+SIGNED = Callable[["Forge"], str]
+
+
+def part(content: Any) -> str:
+    raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+class Forge:
+    """Makes tokens with whatever is asked for, from a good one's header and claims."""
+
+    def __init__(self, store: RunningStore) -> None:
+        opened = open_store(
+            store.data, slot_key=lambda: read_key_file(store.key_file), alarm=lambda *_row: None
+        )
+        self.key: rsa.RSAPrivateKey = serialization.load_pem_private_key(  # type: ignore[assignment]
+            opened.signer._key.as_pem(private=True), None
+        )
+        opened.engine.dispose()
+        self.good = store.issue("bad-tokens", "bad_tokens.kept")
+        self.operator = store.admin_token
+        head, claims, _signature = self.good.split(".")
+        self.header: dict[str, Any] = json.loads(base64.urlsafe_b64decode(head + "=="))
+        self.claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(claims + "=="))
+        self.now = int(time.time())
+
+    def signed(self, header: Any, claims: Any, key: rsa.RSAPrivateKey | None = None) -> str:
+        message = f"{part(header)}.{part(claims)}"
+        return f"{message}.{part(self.sign(message, key))}"
+
+    def sign(self, message: str, key: rsa.RSAPrivateKey | None = None) -> bytes:
+        return (key or self.key).sign(message.encode(), padding.PKCS1v15(), SHA256())
+
+    def header_with(self, **changes: Any) -> str:
+        return self.signed(changed(self.header, changes), self.claims)
+
+    def claims_with(self, **changes: Any) -> str:
+        return self.signed(self.header, changed(self.claims, changes))
+
+    def unsigned(self, algorithm: str, signature: bytes = b"") -> str:
+        return f"{part({**self.header, 'alg': algorithm})}.{part(self.claims)}.{part(signature)}"
+
+    def hmac(self, secret: bytes) -> str:
+        message = f"{part({**self.header, 'alg': 'HS256'})}.{part(self.claims)}"
+        return f"{message}.{part(hmac.digest(secret, message.encode(), hashlib.sha256))}"
+
+    def public(self, encoding: str, form: str) -> bytes:
+        return self.key.public_key().public_bytes(
+            getattr(serialization.Encoding, encoding), getattr(serialization.PublicFormat, form)
+        )
+
+
+def changed(original: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``original`` with ``changes``, of which None removes."""
+    return {name: value for name, value in {**original, **changes}.items() if value is not None}
+
+
+FOREIGN = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
+
+INVALID: dict[str, SIGNED] = {
+    "no token at all": lambda f: "x",
+    "two parts": lambda f: f.good.rpartition(".")[0],
+    "four parts": lambda f: f.good + ".x",
+    "an encrypted token's five parts": lambda f: "a.b.c.d.e",
+    "another signature": lambda f: f.good[:-10] + ("A" * 10),
+    "another token's signature": lambda f: ".".join(
+        [*f.good.split(".")[:2], f.operator.split(".")[2]]
+    ),
+    "other claims under a good signature": lambda f: ".".join(
+        [f.good.split(".")[0], part({**f.claims, "sub": "x"}), f.good.split(".")[2]]
+    ),
+    "a padded part": lambda f: f.good + "==",
+    "a line break": lambda f: f.good[:50] + "%0A" + f.good[50:],
+    "foreign, under our kid": lambda f: f.signed(f.header, f.claims, FOREIGN),
+    "foreign, under its own kid": lambda f: f.signed({**f.header, "kid": "theirs"}, f.claims, FOREIGN),
+    "none": lambda f: f.unsigned("none"),
+    "None": lambda f: f.unsigned("None"),
+    "none, signed": lambda f: f.unsigned("none", b"x"),
+    "none, with a good signature": lambda f: ".".join(
+        [part({**f.header, "alg": "none"}), *f.good.split(".")[1:]]
+    ),
+    "HMAC with the public key as PEM": lambda f: f.hmac(f.public("PEM", "SubjectPublicKeyInfo")),
+    "HMAC with it, stripped": lambda f: f.hmac(f.public("PEM", "SubjectPublicKeyInfo").strip()),
+    "HMAC with the public key as PKCS 1": lambda f: f.hmac(f.public("PEM", "PKCS1")),
+    "HMAC with the public key as DER": lambda f: f.hmac(f.public("DER", "SubjectPublicKeyInfo")),
+    "HMAC with nothing": lambda f: f.hmac(b""),
+    "HMAC with the kid": lambda f: f.hmac(f.header["kid"].encode()),
+    "RS384 told": lambda f: f.header_with(alg="RS384"),
+    "PS256 told": lambda f: f.header_with(alg="PS256"),
+    "rs256 told": lambda f: f.header_with(alg="rs256"),
+    "alg as a list": lambda f: f.header_with(alg=["RS256"]),
+    "no alg": lambda f: f.header_with(alg=None),
+    "an unknown kid": lambda f: f.header_with(kid="unknown"),
+    "a kid that is a path": lambda f: f.header_with(kid="../../dev/null"),
+    "a kid that is a query": lambda f: f.header_with(kid="x' UNION SELECT 'y"),
+    "a kid that is a number": lambda f: f.header_with(kid=1),
+    "an empty kid": lambda f: f.header_with(kid=""),
+    "no kid": lambda f: f.header_with(kid=None),
+    "an unknown crit": lambda f: f.header_with(crit=["exp"], exp=1),
+    "an empty crit": lambda f: f.header_with(crit=[]),
+    "b64 off": lambda f: f.header_with(b64=False, crit=["b64"]),
+    "its own key, as jwk": lambda f: f.signed(
+        {**f.header, "jwk": {"kty": "RSA", "e": "AQAB", "n": "AQAB"}}, f.claims, FOREIGN
+    ),
+    "its own key, as jku": lambda f: f.header_with(jku="http://127.0.0.1:1/jwks"),
+    "its own key, as x5u": lambda f: f.header_with(x5u="http://127.0.0.1:1/x"),
+    "compressed": lambda f: f.header_with(zip="DEF"),
+    "typ JWT": lambda f: f.header_with(typ="JWT"),
+    "no typ": lambda f: f.header_with(typ=None),
+    "an operator's typ": lambda f: f.header_with(typ="dox-operator+jwt"),
+    "an operator's typ and audience": lambda f: f.signed(
+        {**f.header, "typ": "dox-operator+jwt"},
+        changed(f.claims, {"aud": "dox-core-store/operator", "env": None}),
+    ),
+    "a header that is a list": lambda f: f.signed([f.header], f.claims),
+    "a header with a name twice": lambda f: f.signed(
+        json.dumps(f.header).replace("{", '{"alg": "none", ', 1).encode(), f.claims
+    ),
+    "a sub that is a number": lambda f: f.claims_with(sub=1),
+    "a sub that is a list": lambda f: f.claims_with(sub=["bad-tokens"]),
+    "a sub that is an object": lambda f: f.claims_with(sub={"": ""}),
+    "a sub that is true": lambda f: f.claims_with(sub=True),
+    "an empty sub": lambda f: f.claims_with(sub=""),
+    "no sub": lambda f: f.claims_with(sub=None),
+    "a sub in capitals": lambda f: f.claims_with(sub="BAD-TOKENS"),
+    "a sub with an operator's prefix": lambda f: f.claims_with(sub="operator:admin"),
+    "a sub that nobody registered": lambda f: f.claims_with(sub="nobody"),
+    "another issuer": lambda f: f.claims_with(iss="store_" + "0" * 32),
+    "no issuer": lambda f: f.claims_with(iss=None),
+    "the operators' audience": lambda f: f.claims_with(aud="dox-core-store/operator"),
+    "a list of audiences": lambda f: f.claims_with(aud=[f.claims["aud"]]),
+    "no audience": lambda f: f.claims_with(aud=None),
+    "exp as text": lambda f: f.claims_with(exp=str(f.now + DAY)),
+    "exp as a fraction": lambda f: f.claims_with(exp=f.now + DAY + 0.5),
+    "exp as 1e400": lambda f: f.signed(
+        f.header, json.dumps(f.claims).replace(str(f.claims["exp"]), "1e400").encode()
+    ),
+    "exp as true": lambda f: f.claims_with(exp=True),
+    "exp far away": lambda f: f.claims_with(exp=f.now + 500 * DAY),
+    "exp beyond all years": lambda f: f.claims_with(exp=10**30),
+    "no exp": lambda f: f.claims_with(exp=None),
+    "not valid yet": lambda f: f.claims_with(
+        iat=f.now + 3_600, nbf=f.now + 3_600, exp=f.now + 7_200
+    ),
+    "expired before it was issued": lambda f: f.claims_with(iat=f.now - 60, exp=f.now - 120),
+    "a jti of another form": lambda f: f.claims_with(jti="1"),
+    "no jti": lambda f: f.claims_with(jti=None),
+    "a negative generation": lambda f: f.claims_with(gen=-1),
+    "a generation as text": lambda f: f.claims_with(gen="1"),
+    "no generation": lambda f: f.claims_with(gen=None),
+    "no environment": lambda f: f.claims_with(env=None),
+    "an environment that is a path": lambda f: f.claims_with(env="../production"),
+    "one claim more": lambda f: f.claims_with(roles="admin"),
+    "a claim twice": lambda f: f.signed(
+        f.header, json.dumps(f.claims).replace("{", '{"sub": "bad-tokens", ', 1).encode()
+    ),
+    "claims that are not JSON": lambda f: f.signed(f.header, b"{"),
+    "claims in UTF-16": lambda f: f.signed(f.header, json.dumps(f.claims).encode("utf-16")),
+    "claims that nest deep": lambda f: f.signed(f.header, b'{"sub":' * 400),
+    "over the size limit": lambda f: f.claims_with(sub=LONG[:4_000]),
+    "over the size limit, by its kid": lambda f: f.header_with(kid=LONG[:4_000]),
+    "expired, and not ours": lambda f: f.signed(
+        f.header, {**f.claims, "iat": 1, "nbf": 1, "exp": 2}, FOREIGN
+    ),
+}
+
+EXPIRED: dict[str, SIGNED] = {
+    "an hour ago": lambda f: f.claims_with(
+        iat=f.now - 7_200, nbf=f.now - 7_200, exp=f.now - 3_600
+    ),
+    "beyond the leeway": lambda f: f.claims_with(
+        iat=f.now - 7_200, nbf=f.now - 7_200, exp=f.now - 31
+    ),
+    "in 1970": lambda f: f.claims_with(iat=1, nbf=1, exp=2),
+}
+
+REVOKED: dict[str, SIGNED] = {
+    "an older generation": lambda f: f.claims_with(gen=f.claims["gen"] - 1),
+    "a generation to come": lambda f: f.claims_with(gen=f.claims["gen"] + 1),
+}
+
+
+@pytest.fixture(scope="module")
+def forge(shared_store: RunningStore) -> Iterator[Forge]:
+    shared_store.put("bad_tokens.kept", "kept")
+    yield Forge(shared_store)
+
+
+def refused(store: RunningStore, token: str, code: str) -> None:
+    """On every kind of route, with that code, on record, and without a trace of the token."""
+    with nothing_changes(store):
+        answers = [
+            ask(store, method, target, token=token, body=body)
+            for method, target, body in (
+                ("GET", "/v1/keys/bad_tokens.kept", None),
+                ("POST", "/v1/keys/batch-get", {"key_paths": ["bad_tokens.kept"]}),
+                ("PUT", "/v1/keys/bad_tokens.kept", {"value": "never"}),
+            )
+        ]
+        assert [code_of(answer) for answer in answers] == [code] * 3
+    entries = recorded(store, *answers)
+    assert {(e["service_name"], e["status"], e["reason"]) for e in entries} == {
+        ("anonymous", "DENIED", code)
+    }
+    assert {answer.headers["www-authenticate"] for answer in answers} == {
+        'Bearer error="invalid_token"'
+    }
+    signature = token.rpartition(".")[2][:40]
+    if len(signature) == 40:  # noqa: PLR2004 - long enough to be nobody else's
+        assert signature not in json.dumps(entries) + store.log_text()
+        assert not any(signature.encode() in answer.body for answer in answers)
+
+
+def test_the_token_that_all_others_are_made_from_is_good(
+    shared_store: RunningStore, forge: Forge
+) -> None:
+    for token in (forge.good, forge.signed(forge.header, forge.claims)):
+        answer = ask(shared_store, "GET", "/v1/keys/bad_tokens.kept", token=token)
+        assert (answer.status, answer.json["value"]) == (200, "kept")
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_token_is_refused(shared_store: RunningStore, forge: Forge, name: str) -> None:
+    refused(shared_store, INVALID[name](forge), "token_invalid")
+
+
+@pytest.mark.parametrize("name", EXPIRED)
+def test_an_expired_token_is_told_so(shared_store: RunningStore, forge: Forge, name: str) -> None:
+    refused(shared_store, EXPIRED[name](forge), "token_expired")
+
+
+@pytest.mark.parametrize("name", REVOKED)
+def test_a_token_of_another_generation_is_a_revoked_one(
+    shared_store: RunningStore, forge: Forge, name: str
+) -> None:
+    refused(shared_store, REVOKED[name](forge), "token_revoked")
+
+
+def test_a_token_just_expired_is_within_the_leeway(
+    shared_store: RunningStore, forge: Forge
+) -> None:
+    now = int(time.time())
+    token = forge.claims_with(iat=now - 600, nbf=now - 600, exp=now - 5)
+    assert ask(shared_store, "GET", "/v1/keys/bad_tokens.kept", token=token).status == 200
+
+
+def test_whether_a_token_was_revoked_is_told_only_to_who_holds_it(
+    shared_store: RunningStore, forge: Forge
+) -> None:
+    token = shared_store.issue("bad-tokens")
+    claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
+    done = ask(shared_store, "POST", f"/v1/tokens/{claims['jti']}/revoke", body={})
+    assert done.status == 204
+    refused(shared_store, token, "token_revoked")
+    refused(shared_store, forge.signed(forge.header, claims, FOREIGN), "token_invalid")
+
+
+def test_another_stores_token_is_nothing_here(shared_store: RunningStore, forge: Forge) -> None:
+    # The same key, copied: only the issuer tells the two apart.
+    refused(shared_store, forge.claims_with(iss="store_" + "f" * 32), "token_invalid")
+
+
+def test_a_header_too_large_for_http_reveals_nothing(shared_store: RunningStore) -> None:
+    answer = ask(shared_store, "GET", "/v1/keys/bad_tokens.kept", token="x" * 100_000)
+    assert (answer.status, answer.body) in {(431, b""), (400, b"")}
