@@ -39,7 +39,7 @@ SYNC = (
 _START_SECONDS = 60.0
 _LIMIT = "1000000/s"
 _ENVIRONMENT = "production"
-_IMPORT_SLICE = 250
+_IMPORT_SLICE = 200
 _DATABASE_FILE = "store.db"
 
 # Action and status of a reveal as they stand side by side in a canonical entry

@@ -33,9 +33,10 @@ def ask(
     token: str | None = None,
     body: Any = None,
     headers: Iterable[tuple[str, str | bytes]] = (),
+    source: str = "127.0.0.1",
 ) -> Answer:
     """One request. ``token``: None is the operator's, "" is none. ``body``: bytes as they are,
-    anything else as JSON."""
+    anything else as JSON. ``source`` is the address that the server sees."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
     lines: list[tuple[str, str | bytes]] = [("Host", store.host), ("Connection", "close")]
     if token != "":
@@ -45,12 +46,15 @@ def ask(
     head = method.encode() + b" " + _bytes(target) + b" HTTP/1.1\r\n"
     for name, value in (*lines, *headers):
         head += name.encode() + b": " + _bytes(value) + b"\r\n"
-    return send_raw(store, head + b"\r\n" + raw, method)
+    return send_raw(store, head + b"\r\n" + raw, method, source)
 
 
-def send_raw(store: RunningStore, request: bytes, method: str = "GET") -> Answer:
+def send_raw(
+    store: RunningStore, request: bytes, method: str = "GET", source: str = "127.0.0.1"
+) -> Answer:
     """Send ``request`` as it is and read one answer; a repeated header is joined with commas."""
-    with socket.create_connection((store.host, store.port), _TIMEOUT_SECONDS) as connection:
+    address = (store.host, store.port)
+    with socket.create_connection(address, _TIMEOUT_SECONDS, (source, 0)) as connection:
         # A server that refuses early may close before it has read everything.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(request)

@@ -101,6 +101,7 @@ class RunningStore:
         self.wrapper = list(wrapper)
         self.environment = dict(environment or {})
         self.ca_file = ca_file
+        self.operator = ""
         self.admin_token = ""
         self.store_id = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -126,7 +127,8 @@ class RunningStore:
         self.folder.mkdir(parents=True, exist_ok=True)
         made = run_doxstore("init", "--data", self.data, "--key-file", self.key_file, "--json")
         assert made.returncode == 0, made.stderr
-        self.admin_token = json_module.loads(made.stdout)["operator_token"]
+        said = json_module.loads(made.stdout)
+        self.operator, self.admin_token = said["operator"], said["operator_token"]
 
     def command(self) -> list[str]:
         """The command line that serves this store."""

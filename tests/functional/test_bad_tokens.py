@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import itertools
 import json
 import secrets
 import time
@@ -27,6 +28,9 @@ from tests.functional.running import RunningStore
 
 DAY = 86_400
 LONG = secrets.token_hex(2_500)
+SOURCES = itertools.cycle([f"127.0.3.{number}" for number in range(1, 11)])
+"""Over a hundred refusals of one address within a second would be folded, and each one's own entry
+is what is looked for."""
 SIGNED = Callable[["Forge"], str]
 
 
@@ -219,7 +223,7 @@ def refused(store: RunningStore, token: str, code: str) -> None:
     """On every kind of route, with that code, on record, and without a trace of the token."""
     with nothing_changes(store):
         answers = [
-            ask(store, method, target, token=token, body=body)
+            ask(store, method, target, token=token, body=body, source=next(SOURCES))
             for method, target, body in (
                 ("GET", "/v1/keys/bad_tokens.kept", None),
                 ("POST", "/v1/keys/batch-get", {"key_paths": ["bad_tokens.kept"]}),

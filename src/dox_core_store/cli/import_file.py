@@ -23,6 +23,7 @@ from dox_core_store.cli.import_plan import Plan, PlannedKey, parse_renames, plan
 from dox_core_store.cli.import_tree import MAX_FILE_BYTES, Leaf, read_leaves
 from dox_core_store.cli.option import Json, Reason
 from dox_core_store.cli.output import note, printable, show_facts, show_json, show_table
+from dox_core_store.cli.progress import counting
 from dox_core_store.cli.session import ask
 from dox_core_store.errors import (
     ConnectionFailedError,
@@ -74,32 +75,14 @@ def import_file(
     leaves = _read(file)
 
     async def work(service: KeyService) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
-
         environments = [each.name async for each in service.list_environments()]
         plan = plan_import(
             leaves, environments=environments, environment=environment, renames=renames
         )
         if not as_json:
             _show(plan)
-        quiet = as_json or not sys.stderr.isatty()
-        with Progress(
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            transient=True,
-            disable=quiet,
-        ) as progress:
-            task = progress.add_task("", total=len(plan.keys))
-            result = await send(
-                service,
-                plan.keys,
-                commit=not dry_run,
-                reason=reason,
-                sent=lambda count: progress.advance(task, count),
-            )
+        with counting("keys sent", total=len(plan.keys), shown=not as_json) as sent:
+            result = await send(service, plan.keys, commit=not dry_run, reason=reason, sent=sent)
         _report(plan, result, dry_run=dry_run, as_json=as_json)
 
     ask(work)

@@ -202,7 +202,10 @@ def destroy(
     yes: Yes = False,
     as_json: Json = False,
 ) -> None:
-    """Erase a version's value. Nothing brings it back."""
+    """Erase a version's value. Nothing brings it back.
+
+    A current version has to be revoked, or followed by another, first.
+    """
     what = "the current version" if version is None else f"version {version}"
     confirm(f"Erase the value of {what} of {key} for ever?", yes=yes)
     written = ask(lambda service: service.destroy(key, version, environment, reason))

@@ -15,10 +15,6 @@ from datetime import UTC, datetime
 from enum import IntEnum
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from dox_core_store import wire
 from dox_core_store.errors import (
     CODES,
@@ -104,6 +100,10 @@ def show_json(body: Any) -> None:
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table for people; where stdout is not a terminal, the same without colours and cuts."""
+    from rich.console import Console  # only here: not every command prints a table
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in columns:
         table.add_column(name, overflow="fold")
@@ -119,6 +119,9 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
 
 def show_facts(facts: Iterable[tuple[str, Any]]) -> None:
     """Names and what they are, one a line. A value is never broken: it may be a token to copy."""
+    from rich.console import Console
+    from rich.text import Text
+
     rows = [(name, _shown(value)) for name, value in facts]
     width = max((len(name) for name, _ in rows), default=0)
     console = Console(highlight=False)  # leaves colours out under NO_COLOR and without a terminal

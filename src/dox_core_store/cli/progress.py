@@ -6,9 +6,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
 __all__ = ["counting"]
 
 
@@ -17,6 +14,18 @@ def counting(
     what: str, *, total: int | None = None, shown: bool = True
 ) -> Iterator[Callable[[int], None]]:
     """A bar that says how much of ``what`` is done; the function given moves it on."""
+    if not (shown and sys.stderr.isatty()):
+        yield lambda _step: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+
     progress = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -24,7 +33,6 @@ def counting(
         TimeElapsedColumn(),
         console=Console(stderr=True),
         transient=True,
-        disable=not (shown and sys.stderr.isatty()),
     )
     with progress:
         task = progress.add_task(what, total=total)

@@ -6,7 +6,7 @@ import hashlib
 from typing import NamedTuple
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dox_core_store.server.domain.ledger import (
@@ -17,7 +17,6 @@ from dox_core_store.server.domain.ledger import (
     canonical,
     checkpoint_message,
     genesis,
-    link,
     parse_canonical,
 )
 
@@ -68,6 +67,7 @@ def test_two_entries_have_one_form_only_if_they_are_one(one: Entry, other: Entry
     assert (canonical(one, 1, STREAM) == canonical(other, 1, STREAM)) == (one == other)
 
 
+@settings(max_examples=40)
 @given(streams)
 def test_what_was_written_verifies(bodies: list[list[Entry]]) -> None:
     blocks = written(bodies)
@@ -76,14 +76,14 @@ def test_what_was_written_verifies(bodies: list[list[Entry]]) -> None:
     assert not verifier.partial
     seq, head = verifier.heads[STREAM]
     assert seq == verifier.entries
-    again = hashlib.sha256
     prev = genesis(STORE, STREAM)
     for block in blocks:
         for line in block.body.split(b"\n"):
-            prev = again(prev + b"\x01" + line).digest()
+            prev = hashlib.sha256(prev + b"\x01" + line).digest()
     assert head == prev
 
 
+@settings(max_examples=40)
 @given(streams, st.data())
 def test_any_changed_byte_shows_in_the_head_if_not_before(
     bodies: list[list[Entry]], data: st.DataObject
@@ -104,6 +104,7 @@ def test_any_changed_byte_shows_in_the_head_if_not_before(
         assert first <= broken.seq <= first + len(bodies[place])
 
 
+@settings(max_examples=40)
 @given(streams, st.data())
 def test_a_missing_entry_is_named(bodies: list[list[Entry]], data: st.DataObject) -> None:
     blocks = written([[entry] for body in bodies for entry in body])
@@ -114,6 +115,7 @@ def test_a_missing_entry_is_named(bodies: list[list[Entry]], data: st.DataObject
     assert caught.value.seq == gone + 2
 
 
+@settings(max_examples=40)
 @given(streams, st.data())
 def test_swapped_entries_are_found(bodies: list[list[Entry]], data: st.DataObject) -> None:
     blocks = written([[entry] for body in bodies for entry in body])
@@ -124,6 +126,7 @@ def test_swapped_entries_are_found(bodies: list[list[Entry]], data: st.DataObjec
         check(blocks)
 
 
+@settings(max_examples=40)
 @given(streams, made, st.data())
 def test_a_forged_entry_is_found(bodies: list[list[Entry]], forged: Entry, data: st.DataObject) -> None:
     blocks = written(bodies)
@@ -134,6 +137,7 @@ def test_a_forged_entry_is_found(bodies: list[list[Entry]], forged: Entry, data:
         check([*blocks[:place], inserted, *blocks[place:]])
 
 
+@settings(max_examples=40)
 @given(streams)
 def test_a_repeated_block_is_found(bodies: list[list[Entry]]) -> None:
     blocks = written(bodies)
@@ -141,6 +145,7 @@ def test_a_repeated_block_is_found(bodies: list[list[Entry]]) -> None:
         check([*blocks, blocks[-1]])
 
 
+@settings(max_examples=40)
 @given(streams)
 def test_another_stores_or_streams_entries_do_not_begin_here(bodies: list[list[Entry]]) -> None:
     blocks = written(bodies)
@@ -151,6 +156,7 @@ def test_another_stores_or_streams_entries_do_not_begin_here(bodies: list[list[E
             list(ChainVerifier(STORE).check_body("str_2", block.prev, block.body))
 
 
+@settings(max_examples=40)
 @given(streams)
 def test_a_stream_cut_at_its_beginning_is_told_as_partial(bodies: list[list[Entry]]) -> None:
     blocks = written([[entry] for body in bodies for entry in body])
@@ -158,6 +164,7 @@ def test_a_stream_cut_at_its_beginning_is_told_as_partial(bodies: list[list[Entr
     assert check(blocks[1:]).partial == {STREAM}
 
 
+@settings(max_examples=40)
 @given(streams)
 def test_a_chain_stays_where_it_is_until_its_body_was_written(bodies: list[list[Entry]]) -> None:
     chain = Chain(STREAM, genesis(STORE, STREAM))
@@ -178,7 +185,6 @@ def test_what_is_no_entry_is_refused(line: bytes) -> None:
 def test_streams_are_told_apart_from_their_first_hash_on() -> None:
     names = [(store, stream) for store in ("s", "s\n", "") for stream in ("t", "", "\nt")]
     assert len({genesis(*name) for name in names}) >= 8
-    assert link(b"p", b"line") != link(b"pl", b"ine") or True
 
 
 def test_a_checkpoint_says_store_time_and_heads_in_one_order() -> None:

@@ -204,7 +204,7 @@ async def test_who_has_no_grant_causes_no_look_up(world: World) -> None:
     assert isinstance(error, UnauthorizedError)
     assert error.detail == "Service jules not authorized for x.y"
     assert (world.catalog.asked, world.ledger.commits) == ([], [])
-    assert world.told == [("DENIED", "x.y")]
+    assert world.told == [("DENIED", "x.y.production")]
 
 
 @in_a_world
@@ -213,7 +213,7 @@ async def test_who_is_over_the_limit_causes_no_decision(world: World) -> None:
     assert isinstance(error, RateLimitError)
     assert (error.detail, error.extra["retry_after_seconds"]) == ("Too many key requests", 1)
     assert world.catalog.asked == []
-    assert world.told == [("LIMITED", "a.b")]
+    assert world.told == [("LIMITED", "a.b.production")]
 
 
 @in_a_world
@@ -385,7 +385,7 @@ async def test_a_batch_is_from_one_revision(world: World) -> None:
 async def test_a_batch_over_the_limit_is_one_entry_and_no_value(world: World) -> None:
     error = await refusal(world.reveal.many(world.jules, ["a.b", "a.b"], ASKED, SPENT))
     assert isinstance(error, RateLimitError)
-    assert world.told == [("LIMITED", "a.b")]
+    assert world.told == [("LIMITED", "a.b.production")]
     assert world.values.opened == 0
 
 

@@ -36,7 +36,15 @@ from dox_core_store.server.domain.token import Claims, Kind, new_token_id, parse
 from dox_core_store.server.ports import Catalog, Clock, Transaction
 from dox_core_store.server.usecases.registry import Feed, KnownService, Registry, subject
 
-__all__ = ["Authenticator", "Issued", "Principal", "SigningKeys", "Tokens", "Verifier"]
+__all__ = [
+    "Authenticator",
+    "Issued",
+    "Principal",
+    "SigningKeys",
+    "Tokens",
+    "Verifier",
+    "enter_token",
+]
 
 _MAX_PRINCIPALS = 20_000
 _MAX_FAILURES = 20_000

@@ -20,7 +20,7 @@ from dox_core_store.server.adapters.sql.transaction import timestamp
 from dox_core_store.server.domain.ledger import Action, Entry, Status, link, parse_canonical
 from dox_core_store.server.ports import LedgerFilter, StoredEntry
 
-__all__ = ["LedgerSearch", "decode_block"]
+__all__ = ["Block", "LedgerSearch", "decode_block"]
 
 _SCAN_BLOCKS = 5_000
 """How many blocks one page reads at most before it hands back a cursor."""

@@ -1,0 +1,75 @@
+"""An orderly end under load: what is under way is answered, the stream is closed, exit 0."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tests.functional.kept_connection import connected
+from tests.functional.running import Answer, RunningStore
+
+READERS = 8
+
+
+class Cut(Exception):
+    """A connection ended inside an answer."""
+
+
+async def read_until_ended(store: RunningStore, token: str, answers: list[Answer]) -> None:
+    """Read until the server closes the connection between two requests."""
+    async with connected(store, token) as connection:
+        while True:
+            try:
+                answers.append(await connection.get("end.key"))
+            except ConnectionError as error:
+                # None of a request that was taken may be lost: not one byte of an answer came.
+                if isinstance(error.__cause__, asyncio.IncompleteReadError):
+                    if error.__cause__.partial:
+                        raise Cut from error
+                return
+
+
+async def terminate_under_load(store: RunningStore, token: str) -> list[Answer]:
+    answers: list[Answer] = []
+    async with asyncio.TaskGroup() as group:
+        for _ in range(READERS):
+            group.create_task(read_until_ended(store, token, answers))
+        while len(answers) < 10 * READERS:
+            await asyncio.sleep(0.005)
+        store.terminate()
+    return answers
+
+
+def test_sigterm_under_load_answers_what_is_under_way_and_closes_the_stream(
+    store: RunningStore,
+) -> None:
+    store.put("end.key", "value")
+    token = store.issue("reader", "end.key")
+    answers = asyncio.run(terminate_under_load(store, token))
+    assert store.wait() == 0
+    assert {answer.status for answer in answers} <= {200, 503}
+    assert "Traceback" not in store.log_text()
+
+    store.start()
+    entries = store.verified_export()
+    reads = [entry for entry in entries if entry["action"] == "GET"]
+    granted = {entry["request_id"] for entry in reads if entry["status"] == "GRANTED"}
+    aborted = {entry["request_id"] for entry in reads if entry["status"] == "ABORTED"}
+    assert {answer.request_id for answer in answers if answer.status == 200} == granted - aborted
+    streams = [entry for entry in entries if entry["stream"] != "changes"]
+    (opened,) = [n for n, entry in enumerate(streams) if entry["action"] == "CLOSE"]
+    first, second = streams[opened], streams[opened + 1]
+    assert first["reason"] is None, "closed by itself, not by the next one"
+    assert second["action"] == "OPEN"
+    assert second["stream"] != first["stream"]
+
+
+def test_a_stream_left_open_by_a_kill_is_closed_by_the_next_start(store: RunningStore) -> None:
+    store.put("end.key", "value")
+    store.get("end.key")
+    store.kill()
+    store.start()
+    entries = store.verified_export()
+    opened = [entry["stream"] for entry in entries if entry["action"] == "OPEN"]
+    (closed,) = [entry for entry in entries if entry["action"] == "CLOSE"]
+    assert closed["stream"] == opened[0]
+    assert "without closing" in closed["reason"]
