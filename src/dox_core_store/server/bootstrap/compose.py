@@ -21,11 +21,12 @@ from dox_core_store.server.usecases.grant import Grants
 from dox_core_store.server.usecases.key import Keys
 from dox_core_store.server.usecases.key_import import Imports
 from dox_core_store.server.usecases.key_list import KeyList
+from dox_core_store.server.usecases.principal import Authenticator, SigningKeys
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
 from dox_core_store.server.usecases.reveal import Reveal
 from dox_core_store.server.usecases.service import Services
-from dox_core_store.server.usecases.token import Authenticator, SigningKeys, Tokens
+from dox_core_store.server.usecases.token import Tokens
 from dox_core_store.server.usecases.values import ValueCache
 from dox_core_store.server.web.application import Page, build_application, errors_page
 from dox_core_store.server.web.desk import Desk

@@ -97,3 +97,7 @@ class Bucket:
             reset_seconds=after - now,
             retry_after_seconds=None,
         )
+
+    def wait(self, now: float) -> float:
+        """Seconds until one request can be taken; 0 if one can be now."""
+        return max(0.0, self._arrival + self._interval - self._tolerance - now)

@@ -33,9 +33,9 @@ from dox_core_store.server.domain.key import VersionRecord, refusal
 from dox_core_store.server.domain.ledger import Action, Entry, Status
 from dox_core_store.server.domain.limit import Verdict
 from dox_core_store.server.ports import Catalog, Clock, Ledger, Vault
+from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import Feed, KnownService, Registry
-from dox_core_store.server.usecases.token import Principal
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 
 __all__ = ["Asked", "Reveal", "Revealed"]

@@ -1,15 +1,7 @@
-"""Tokens: believing one, issuing one, revoking one.
-
-A token is verified in full once, then found by its SHA-256 in a bounded cache of verified claims;
-expiry, revocation and generation are checked at each use. Final failures have a cache of their own,
-so a flood of bad tokens can neither make us verify again nor push good ones out.
-"""
+"""Tokens: issuing and revoking. Whether one is believed is decided in ``principal``."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -17,15 +9,13 @@ import msgspec
 from msgspec.structs import replace
 
 from dox_core_store.errors import (
-    AuthenticationError,
     ConflictError,
     InvalidRequestError,
     NotFoundError,
 )
-from dox_core_store.key_path import KeyAddress, check_service_name
+from dox_core_store.key_path import check_service_name
 from dox_core_store.server.domain.access import (
     Caller,
-    OperatorRecord,
     Permission,
     ServiceRecord,
     TokenRecord,
@@ -33,126 +23,16 @@ from dox_core_store.server.domain.access import (
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.token import Claims, Kind, new_token_id, parse_duration
-from dox_core_store.server.ports import Catalog, Clock, Transaction
-from dox_core_store.server.usecases.registry import Feed, KnownService, Registry, subject
+from dox_core_store.server.ports import Catalog, Transaction
+from dox_core_store.server.usecases.registry import Feed, subject
 
-__all__ = [
-    "Authenticator",
-    "Issued",
-    "Principal",
-    "SigningKeys",
-    "Tokens",
-    "Verifier",
-    "enter_token",
-]
-
-_MAX_PRINCIPALS = 20_000
-_MAX_FAILURES = 20_000
-_MAX_ROUTES = 10_000
-_FAILURE_SECONDS = 60.0
-"""How long a refused token is refused unread: a node whose clock was behind must recover."""
-
-
-class Verifier(Protocol):
-    """Verifies signatures against a fixed set of keys."""
-
-    def verify(self, raw: str, now: int) -> Claims: ...
-
-    def jwks(self) -> Mapping[str, object]: ...
+__all__ = ["Issued", "Tokens", "enter_token"]
 
 
 class Signer(Protocol):
     """Signs claims with the current signing key."""
 
     def sign(self, claims: Claims, store_id: str) -> str: ...
-
-
-class SigningKeys:
-    """The keys that verify now; a registry's `KeySet`. ``replace`` takes effect at once."""
-
-    def __init__(self, make: Callable[[Mapping[str, Mapping[str, str]]], Verifier]) -> None:
-        self._make = make
-        self._verifier = make({})
-        self.revision = 0
-
-    def replace(self, keys: Mapping[str, str]) -> None:
-        """From now on exactly these: public JWK (JSON) by ``kid``."""
-        self._verifier = self._make({kid: msgspec.json.decode(jwk) for kid, jwk in keys.items()})
-        self.revision += 1
-
-    def verify(self, raw: str, now: int) -> Claims:
-        return self._verifier.verify(raw, now)
-
-    def jwks(self) -> Mapping[str, object]:
-        return self._verifier.jwks()
-
-
-class Principal:
-    """Who a verified token speaks for, with what the door remembers about it."""
-
-    __slots__ = ("claims", "known", "name", "reader", "revision", "routes", "token_id")
-
-    def __init__(self, claims: Claims, known: KnownService | OperatorRecord) -> None:
-        self.claims = claims
-        self.known = known
-        self.token_id = claims.token_id
-        is_service = claims.kind is Kind.SERVICE
-        self.name = claims.name if is_service else f"operator:{claims.name}"
-        self.reader = "service" if is_service else "maintainer"
-        self.routes: dict[str, KeyAddress] = {}
-        self.revision = -1
-
-    def forget_routes(self, revision: int) -> None:
-        self.routes.clear()
-        self.revision = revision
-
-    def remember_route(self, path: str, address: KeyAddress) -> None:
-        if len(self.routes) >= _MAX_ROUTES:
-            self.routes.clear()
-        self.routes[path] = address
-
-
-class Authenticator:
-    """Finds the principal of a token. Lives on the event loop."""
-
-    def __init__(self, *, keys: SigningKeys, registry: Registry, clock: Clock) -> None:
-        self._keys = keys
-        self._registry = registry
-        self._clock = clock
-        self._principals: OrderedDict[bytes, Principal] = OrderedDict()
-        self._failures: OrderedDict[bytes, tuple[float, str, str]] = OrderedDict()
-        self._revision = keys.revision
-
-    def authenticate(self, raw: bytes) -> Principal:
-        """The principal of token ``raw``. Raises `AuthenticationError`."""
-        if self._revision != self._keys.revision:  # a key may be compromised: verify all anew
-            self._principals.clear()
-            self._failures.clear()
-            self._revision = self._keys.revision
-        digest = hashlib.sha256(raw).digest()
-        principal = self._principals.get(digest)
-        if principal is None:
-            principal = self._verify(raw, digest)
-        principal.known = self._registry.check(principal.claims, self._clock.seconds())
-        return principal
-
-    def _verify(self, raw: bytes, digest: bytes) -> Principal:
-        now = self._clock.seconds()
-        failure = self._failures.get(digest)
-        if failure is not None and abs(now - failure[0]) < _FAILURE_SECONDS:
-            raise AuthenticationError(failure[1], failure[2])
-        try:
-            claims = self._keys.verify(raw.decode("latin-1"), int(now))
-        except AuthenticationError as error:
-            self._failures[digest] = (now, error.code, error.detail)
-            if len(self._failures) > _MAX_FAILURES:
-                self._failures.popitem(last=False)
-            raise
-        principal = Principal(claims, self._registry.check(claims, now))
-        self._principals[digest] = principal
-        if len(self._principals) > _MAX_PRINCIPALS:
-            self._principals.popitem(last=False)
-        return principal
 
 
 class Issued(msgspec.Struct, frozen=True):

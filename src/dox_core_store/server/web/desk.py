@@ -16,8 +16,8 @@ from dox_core_store.errors import DoxStoreError, InvalidRequestError
 from dox_core_store.server.domain.access import Caller, OperatorRecord
 from dox_core_store.server.domain.ledger import Action, Entry, Status
 from dox_core_store.server.ports import Ledger
+from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
-from dox_core_store.server.usecases.token import Authenticator, Principal
 from dox_core_store.server.web.problem import (
     internal_error,
     problem_body,
@@ -123,7 +123,10 @@ class Desk:
             caller = caller._replace(
                 user_agent=heard.user_agent, correlation_id=heard.correlation_id
             )
-            caller = _known(self._authenticator.authenticate(bearer(heard.authorization)), caller)
+            caller = _known(
+                self._authenticator.authenticate(bearer(heard.authorization), caller.ip_address),
+                caller,
+            )
             call = Call(caller, path, _query(route, scope), await _body(route, receive))
             reply = await route.handle(call)
             if route.is_read:

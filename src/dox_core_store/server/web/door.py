@@ -17,7 +17,6 @@ from typing import Any
 import msgspec
 
 from dox_core_store.errors import (
-    AuthenticationError,
     DoxStoreError,
     InvalidRequestError,
     MethodNotAllowedError,
@@ -25,10 +24,10 @@ from dox_core_store.errors import (
 from dox_core_store.server.domain.key import VersionRecord
 from dox_core_store.server.domain.ledger import Action, Entry
 from dox_core_store.server.domain.limit import Verdict
+from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import KnownService
 from dox_core_store.server.usecases.reveal import Asked, Reveal
-from dox_core_store.server.usecases.token import Authenticator, Principal
 from dox_core_store.server.web.problem import (
     internal_error,
     problem_body,
@@ -158,8 +157,10 @@ class Door:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
         try:
             heard = hear(scope["headers"])
-            principal = self._authenticator.authenticate(bearer(heard.authorization))
-        except AuthenticationError as error:
+            principal = self._authenticator.authenticate(
+                bearer(heard.authorization), _address(scope)
+            )
+        except DoxStoreError as error:
             await self._refuse_stranger(scope, path, request_id, error)
             raise
         asked = _asked(scope, heard, request_id)
@@ -193,8 +194,10 @@ class Door:
     async def _batch(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         try:
             heard = hear(scope["headers"])
-            principal = self._authenticator.authenticate(bearer(heard.authorization))
-        except AuthenticationError as error:
+            principal = self._authenticator.authenticate(
+                bearer(heard.authorization), _address(scope)
+            )
+        except DoxStoreError as error:
             await self._refuse_stranger(scope, "batch-get", request_id, error)
             raise
         asked = _asked(scope, heard, request_id)
@@ -205,7 +208,7 @@ class Door:
                 raise InvalidRequestError("invalid_parameter", "batch-get takes no parameters.")
             paths = _batch_paths(await read_body(receive, _MAX_BATCH_BYTES))
             # The body may have taken its time: who asks must still be who they were.
-            self._authenticator.authenticate(bearer(heard.authorization))
+            self._authenticator.authenticate(bearer(heard.authorization), _address(scope))
         except DoxStoreError as error:
             await self._refuse(principal.name, "batch-get", asked, error)
             raise
@@ -235,8 +238,10 @@ class Door:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
         try:
             heard = hear(scope["headers"])
-            principal = self._authenticator.authenticate(bearer(heard.authorization))
-        except AuthenticationError as error:
+            principal = self._authenticator.authenticate(
+                bearer(heard.authorization), _address(scope)
+            )
+        except DoxStoreError as error:
             await self._refuse_stranger(scope, path, request_id, error)
             raise
         refused = InvalidRequestError("malformed_path", f"{path[:80]!a} is not a key path.")
@@ -297,10 +302,13 @@ def render_key(ceiling_seconds: int, grace_seconds: int) -> Callable[..., bytes]
     return render
 
 
+def _address(scope: Scope) -> str:
+    client = scope["client"]
+    return client[0] if client else ""
+
+
 def _asked(scope: Scope, heard: Heard, request_id: str) -> Asked:
-    client = scope.get("client")
-    address = client[0] if client else ""
-    return Asked(request_id, address, heard.user_agent, heard.correlation_id, heard.reason)
+    return Asked(request_id, _address(scope), heard.user_agent, heard.correlation_id, heard.reason)
 
 
 def _version(scope: Scope) -> int | None:
