@@ -50,6 +50,7 @@ check: $(DEV) ## lint, format, types, the dependency rule, generated documents
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/python scripts/error_docs.py --check
+	$(VENV)/bin/python scripts/cli_docs.py --check
 
 .PHONY: bench
 bench: $(DEV) ## measure this store beside OpenBao, write benchmarks/RESULTS.md
@@ -64,6 +65,7 @@ format: $(DEV) ## rewrite the source in the one format
 .PHONY: docs
 docs: $(DEV) ## rewrite the generated documents
 	$(VENV)/bin/python scripts/error_docs.py
+	$(VENV)/bin/python scripts/cli_docs.py
 
 .PHONY: install
 install: $(DEV) ## make .venv with everything for development

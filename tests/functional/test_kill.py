@@ -10,7 +10,6 @@ import secrets
 from typing import Any
 
 import pytest
-
 from tests.functional.kept_connection import KeptConnection, connected
 from tests.functional.running import Answer, RunningStore
 
@@ -34,9 +33,7 @@ class Memory:
 
     def reveal(self, answer: Answer) -> None:
         said = answer.json
-        self.revealed.append(
-            (answer.request_id, said["key_path"], said["version"], said["value"])
-        )
+        self.revealed.append((answer.request_id, said["key_path"], said["version"], said["value"]))
 
 
 async def write(connection: KeptConnection, memory: Memory) -> None:
@@ -86,9 +83,9 @@ async def load_then_kill(store: RunningStore, service_token: str, memory: Memory
         for _ in range(READERS):
             group.create_task(until_killed(store, service_token, read, memory))
         group.create_task(until_killed(store, service_token, read_all, memory))
-        while len(memory.acknowledged) == before[0] or len(memory.revealed) == before[1]:
+        while len(memory.acknowledged) == before[0] or len(memory.revealed) == before[1]:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
-        await asyncio.sleep(random.uniform(0, 0.3))
+        await asyncio.sleep(random.SystemRandom().uniform(0, 0.3))
         store.kill()
 
 

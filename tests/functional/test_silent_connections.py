@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 
 import pytest
-
 from tests.functional.kept_connection import connected
 from tests.functional.running import RunningStore
 

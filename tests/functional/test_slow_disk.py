@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-
 from tests.functional.kept_connection import connected
 from tests.functional.running import Answer, RunningStore
 
@@ -88,7 +87,11 @@ def ends(entries: list[dict[str, Any]]) -> dict[tuple[str, int], list[tuple[int,
     """Per read of `KEY` (request, version): where its entries stand, and their status, in order."""
     found: dict[tuple[str, int], list[tuple[int, str]]] = {}
     for place, entry in enumerate(entries):
-        if entry["action"] == "GET" and entry["key_path"] == f"{KEY}.production" and entry["version"]:
+        if (
+            entry["action"] == "GET"
+            and entry["key_path"] == f"{KEY}.production"
+            and entry["version"]
+        ):
             at = (entry["request_id"], entry["version"])
             found.setdefault(at, []).append((place, entry["status"]))
     return found

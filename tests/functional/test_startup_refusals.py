@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
-from dox_core_store.server.adapters.seals.key_file import make_key_file
 from tests.functional.running import (
     EXIT_REFUSED,
     RunningStore,
@@ -25,6 +23,8 @@ from tests.functional.running import (
     free_port,
     run_doxstore,
 )
+
+from dox_core_store.server.adapters.seals.key_file import make_key_file
 
 MAY_CHANGE = {"server.lock", "store.db-shm"}
 """The lock's file has no content; shared memory is rebuilt from the log by every reader."""

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-
 from tests.functional.running import RunningStore
 
 VALUE = "made-up-value-of-the-traced-read"
@@ -105,10 +104,8 @@ def traced(tmp_path: Path) -> Iterator[tuple[RunningStore, Path]]:
     ``-D`` makes strace the grandchild, so the process that the test starts and stops is the server.
     """
     trace = tmp_path / "trace"
-    store = RunningStore(
-        tmp_path / "store",
-        wrapper=["strace", "-D", "-f", "-yy", "-s", "8192", "-e", f"trace={CALLS}", "-o", str(trace)],
-    )  # fmt: skip
+    strace = ["strace", "-D", "-f", "-yy", "-s", "8192", "-e", f"trace={CALLS}", "-o", str(trace)]
+    store = RunningStore(tmp_path / "store", wrapper=strace)
     store.init()
     store.start()
     yield store, trace

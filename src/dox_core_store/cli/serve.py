@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 import sys
 from typing import TYPE_CHECKING, Annotated
@@ -18,13 +17,12 @@ import typer
 from dox_core_store.cli.command import Command
 from dox_core_store.cli.option import ConfigFile, DataFolder, KeyFile
 from dox_core_store.cli.session import local_settings, needs_server_extra
-from dox_core_store.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dox_core_store.server.bootstrap import Node
     from dox_core_store.server.settings import Settings
 
-__all__ = ["SERVE", "announce", "answers", "refuse_taken_port", "url_of"]
+__all__ = ["SERVE", "announce", "answers", "url_of"]
 
 _ASK_AGAIN_SECONDS = 0.02
 
@@ -79,7 +77,6 @@ def serve(
     with needs_server_extra("serve"):
         from dox_core_store.server.bootstrap import run_node
 
-    refuse_taken_port(settings)
     tasks: set[asyncio.Task[None]] = set()
 
     def started(node: Node) -> None:
@@ -88,24 +85,6 @@ def serve(
         tasks.add(task)
 
     run_node(settings, started)
-
-
-def refuse_taken_port(settings: Settings) -> None:
-    """Raise ``bad_setting`` if somebody listens there already.
-
-    The server's own socket shares its port (``SO_REUSEPORT``), so two stores on one port would
-    start without a word, and the kernel would hand each of them half of the connections.
-    """
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not for what lingers only
-        try:
-            probe.bind((settings.host, settings.port))
-        except OSError as error:
-            raise ConfigurationError(
-                "bad_setting",
-                f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.",
-            ) from error
 
 
 def url_of(settings: Settings) -> str:

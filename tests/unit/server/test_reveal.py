@@ -28,7 +28,7 @@ from dox_core_store.server.domain.token import Claims, Kind
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
 from dox_core_store.server.usecases.reveal import Asked, Reveal
-from dox_core_store.server.usecases.token import Principal
+from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 from dox_core_store.testing.catalog import MemoryCatalog
 from dox_core_store.testing.clock import FixedClock

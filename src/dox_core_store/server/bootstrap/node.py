@@ -29,7 +29,7 @@ from dox_core_store.server.bootstrap.compose import Composed
 from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.furnish import Furnish
-from dox_core_store.server.web.listener import listen
+from dox_core_store.server.web.listener import listen, refuse_taken_port
 
 __all__ = ["Node", "run_node"]
 
@@ -191,6 +191,7 @@ async def _serve(
     on_ready: Callable[[Node], None],
     prepare: Callable[[Node], Awaitable[None]] | None,
 ) -> None:
+    refuse_taken_port(settings.host, settings.port)  # before the store is touched
     node = Node(settings)
     await node.start()
     try:

@@ -13,9 +13,9 @@ open streams. Bytes and vectors: ``docs/spec/ledger.md``.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -39,9 +39,20 @@ FORMAT = 1
 CHANGES = "changes"
 """The store-wide stream of every mutation: the change feed."""
 
-_FIELDS = 16
 _FORMAT_BYTE = bytes([FORMAT])
 _encode = msgspec.json.Encoder().encode
+_FIELDS: list[Any] = [
+    *[str] * 8,  # the product page's fields
+    int,  # seq
+    str,  # stream
+    str | None,  # environment
+    int | None,  # version
+    *[str | None] * 3,  # token_id, correlation_id, reason
+    int,  # count
+]
+_decode: Callable[[bytes], tuple[Any, ...]] = msgspec.json.Decoder(
+    type=tuple.__class_getitem__(tuple(_FIELDS))
+).decode
 
 
 class Action(StrEnum):
@@ -118,9 +129,7 @@ def canonical(entry: Entry, seq: int, stream: str) -> bytes:
 
 def parse_canonical(line: bytes) -> tuple[Entry, int, str]:
     """The inverse of `canonical`. Raises ``ValueError`` on anything else."""
-    fields = msgspec.json.decode(line)
-    if not isinstance(fields, list) or len(fields) != _FIELDS:
-        raise ValueError("not a ledger entry")
+    fields = _decode(line)
     return Entry(*fields[:8], *fields[10:]), fields[8], fields[9]
 
 

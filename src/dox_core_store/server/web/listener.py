@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import signal
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from granian.server.embed import Server
 
 from dox_core_store.errors import ConfigurationError
 
-__all__ = ["listen"]
+__all__ = ["listen", "refuse_taken_port"]
 
 _HEADER_SECONDS = 30
 _BUFFER_BYTES = 32 * 1024
@@ -102,6 +103,23 @@ async def listen(
         raise ConfigurationError(
             "bad_setting", f"Cannot listen on {host}:{port}: {error}."
         ) from error
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """Raise `ConfigurationError` ``bad_setting`` if somebody listens there already.
+
+    The server's own socket shares its port (``SO_REUSEPORT``), so two stores on one port would
+    start without a word, and the kernel would hand each of them half of the connections.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not for what lingers only
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigurationError(
+                "bad_setting", f"Cannot listen on {host}:{port}: {error.strerror}."
+            ) from error
 
 
 def _raise_file_limit() -> None:

@@ -36,17 +36,20 @@ class Block(NamedTuple):
     block_id: int
     stream: str
     prev: bytes
+    head: bytes
     body: bytes
 
 
 def decode_block(block: Block) -> list[StoredEntry]:
-    """The entries of a block, in order, each with its hash recomputed."""
+    """The entries of a block, in order, each with its hash recomputed; the last one with the hash
+    that is stored, so that whoever checks the entries finds what was changed."""
     found, prev = [], block.prev
     for place, line in enumerate(block.body.split(b"\n")):
         entry, seq, stream = parse_canonical(line)
         head = link(prev, line)
         found.append(StoredEntry(entry, seq, stream, prev, head, f"{block.block_id}.{place}"))
         prev = head
+    found[-1] = found[-1]._replace(hash=block.head)
     return found
 
 
@@ -82,7 +85,7 @@ class LedgerSearch:
         """Every entry of the next ``blocks`` blocks after block ``after``, and the last one's
         id."""
         rows = self._run(
-            "SELECT block_id, stream, prev, body FROM ledger_block WHERE block_id > ?"
+            "SELECT block_id, stream, prev, head, body FROM ledger_block WHERE block_id > ?"
             " ORDER BY block_id LIMIT ?",
             (after, blocks),
         ).all()
@@ -94,7 +97,7 @@ class LedgerSearch:
         high = min(high, at)
         indexed = self._run("SELECT block_id FROM ledger_cursor WHERE name = 'postings'").scalar()
         for row in self._run(
-            "SELECT block_id, stream, prev, body FROM ledger_block"
+            "SELECT block_id, stream, prev, head, body FROM ledger_block"
             " WHERE block_id > ? AND block_id >= ? AND block_id <= ? ORDER BY block_id DESC",
             (indexed or 0, low, high),
         ):
@@ -107,7 +110,7 @@ class LedgerSearch:
         postings = [self._postings(kind, names, low, high) for kind, names in terms]
         for block_id in _common(postings):
             found = self._run(
-                "SELECT block_id, stream, prev, body FROM ledger_block WHERE block_id = ?",
+                "SELECT block_id, stream, prev, head, body FROM ledger_block WHERE block_id = ?",
                 (block_id,),
             ).first()
             if found is not None:
@@ -115,7 +118,7 @@ class LedgerSearch:
 
     def _stretch(self, low: int, high: int) -> Iterator[Block]:
         for row in self._run(
-            "SELECT block_id, stream, prev, body FROM ledger_block"
+            "SELECT block_id, stream, prev, head, body FROM ledger_block"
             " WHERE block_id BETWEEN ? AND ? ORDER BY block_id DESC",
             (low, high),
         ):

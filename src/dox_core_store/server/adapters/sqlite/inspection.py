@@ -1,7 +1,6 @@
 """Looking an opened store over: what ``doxstore doctor`` and ``doxstore ledger verify`` ask for.
 
-Everything here only reads. Of a block's entries the last one is told with the hash that is stored,
-not with the one that its bytes give, so that whoever checks the entries finds a changed last one.
+Everything here only reads.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ class StoreInspection:
         with self._store.engine.connect() as connection:
             while True:
                 query = (
-                    sa.select(block.block_id, block.stream, block.prev, block.body, block.head)
+                    sa.select(block.block_id, block.stream, block.prev, block.head, block.body)
                     .where(block.block_id > after)
                     .order_by(block.block_id)
                     .limit(_BLOCKS)
@@ -106,8 +105,7 @@ class StoreInspection:
                 if not rows:
                     return
                 for row in rows:
-                    *before, last = decode_block(Block(*row[:4]))
-                    yield [*before, last._replace(hash=row.head)]
+                    yield decode_block(Block(*row))
                 after = rows[-1].block_id
 
 
