@@ -15,8 +15,9 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dox_core_store.errors import CODES
 from tests.functional.running import Answer, RunningStore
+
+from dox_core_store.errors import CODES
 
 __all__ = ["ask", "catalog", "code_of", "nothing_changes", "recorded", "send_raw"]
 

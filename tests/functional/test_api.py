@@ -11,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-
 from tests.functional.kept_connection import connected
 from tests.functional.raw_http import ask, catalog, code_of, nothing_changes, recorded
 from tests.functional.running import Answer, RunningStore
@@ -75,7 +74,7 @@ def listed(store: RunningStore, query: str) -> list[dict[str, Any]]:
 # --- one walk through all routes ------------------------------------------------------------------
 
 
-def test_every_route_does_what_it_says(store: RunningStore) -> None:
+def test_every_route_for_keys_does_what_it_says(store: RunningStore) -> None:
     path = "/v1/keys/api.walk"
     first = ask(store, "PUT", path, body={"value": "one", "owner": "ada", "usage": "a test"})
     assert first.status == 201
@@ -83,8 +82,14 @@ def test_every_route_does_what_it_says(store: RunningStore) -> None:
     assert first.headers["cache-control"] == "no-store"
     assert first.request_id.startswith("req_")
     assert set(first.json) == {
-        "key_path", "environment", "version", "version_id", "state", "expires_at", "rolled_back_from"
-    }  # fmt: skip
+        "key_path",
+        "environment",
+        "version",
+        "version_id",
+        "state",
+        "expires_at",
+        "rolled_back_from",
+    }
     assert (first.json["key_path"], first.json["environment"]) == ("api.walk", "production")
     second = ask(store, "PUT", path, body={"value": "two", "if_version": 1})
     assert (second.status, second.json["version"], second.json["state"]) == (200, 2, "current")
@@ -95,8 +100,10 @@ def test_every_route_does_what_it_says(store: RunningStore) -> None:
     assert (far["version"], far["expires_at"]) == (3, "2999-01-01T00:00:00Z")
     versions = ask(store, "GET", f"{path}/versions").json["items"]
     assert [(v["version"], v["state"]) for v in versions] == [
-        (1, "retired"), (2, "previous"), (3, "current")
-    ]  # fmt: skip
+        (1, "retired"),
+        (2, "previous"),
+        (3, "current"),
+    ]
     assert not any("value" in version for version in versions)
     assert post(store, f"{path}/revoke", version=1)["state"] == "revoked"
     assert post(store, f"{path}/destroy", version=1)["state"] == "destroyed"
@@ -104,14 +111,17 @@ def test_every_route_does_what_it_says(store: RunningStore) -> None:
     assert (summary["owner"], summary["usage"], summary["version"]) == ("ada", "a test", 3)
     assert "value" not in summary
 
+
+def test_every_route_for_identities_does_what_it_says(store: RunningStore) -> None:
+    store.put("api.walked", "one")
     service = ask(
         store,
         "POST",
         "/v1/services",
-        body={"service_name": "api-walk", "description": "d", "required_keys": ["api.walk"]},
+        body={"service_name": "api-walk", "description": "d", "required_keys": ["api.walked"]},
     )
     assert service.status == 201
-    assert service.json["granted"] == ["api.walk.production"]
+    assert service.json["granted"] == ["api.walked.production"]
     assert (service.json["limit"], service.json["burst"]) == ("600/min", 600)
     again = ask(store, "POST", "/v1/services", body={"service_name": "api-walk"})
     assert (again.status, again.json["description"]) == (200, "d")
@@ -125,14 +135,20 @@ def test_every_route_does_what_it_says(store: RunningStore) -> None:
         assert (token["service_name"], token["environment"]) == ("api-walk", "production")
         expires = datetime.fromisoformat(token["expires_at"])
         assert abs(expires - datetime.now(UTC) - timedelta(days=365)) < timedelta(minutes=5)
-        assert read(store, "api.walk", token["token"]) == "one"
+        assert read(store, "api.walked", token["token"]) == "one"
     gone = ask(store, "POST", f"/v1/tokens/{token['token_id']}/revoke", body={"reason": "walk"})
     assert (gone.status, gone.body) == (204, b"")
     grant = post(store, "/v1/grants", 201, service_name="api-walk", pattern="api.*.staging")
-    assert (grant["pattern"], grant["environment"], grant["effect"]) == ("api.*", "staging", "allow")
+    assert (grant["pattern"], grant["environment"], grant["effect"]) == (
+        "api.*",
+        "staging",
+        "allow",
+    )
     assert post(store, "/v1/grants", 201, service_name="api-walk", pattern="api.*.staging") == grant
     grants = ask(store, "GET", "/v1/grants?service_name=api-walk").json["items"]
-    assert [each["pattern"] for each in grants if each["grant_id"] == grant["grant_id"]] == ["api.*"]
+    assert [each["pattern"] for each in grants if each["grant_id"] == grant["grant_id"]] == [
+        "api.*"
+    ]
     assert len(grants) == 2
     removed = ask(store, "DELETE", f"/v1/grants/{grant['grant_id']}?reason=walk")
     assert (removed.status, removed.body) == (204, b"")
@@ -141,9 +157,12 @@ def test_every_route_does_what_it_says(store: RunningStore) -> None:
     assert ask(store, "POST", "/tokens", body={"service_name": "api-walk"}).status == 409
 
     assert post(store, "/v1/environments", 201, name="api-qa") == {
-        "name": "api-qa", "is_default": False
-    }  # fmt: skip
-    names = {e["name"]: e["is_default"] for e in ask(store, "GET", "/v1/environments").json["items"]}
+        "name": "api-qa",
+        "is_default": False,
+    }
+    names = {
+        e["name"]: e["is_default"] for e in ask(store, "GET", "/v1/environments").json["items"]
+    }
     assert names["production"] is True
     assert names["api-qa"] is False
     assert store.put("api.walk.api-qa", "qa")["environment"] == "api-qa"
@@ -157,14 +176,24 @@ def test_what_was_done_is_on_the_ledger_in_the_documented_form(store: RunningSto
         "GET",
         "/v1/keys/api.form",
         token=token,
-        headers=[("User-Agent", "test/1"), ("X-Request-Id", "mine-1"), ("X-Read-Reason", "startup")],
+        headers=[
+            ("User-Agent", "test/1"),
+            ("X-Request-Id", "mine-1"),
+            ("X-Read-Reason", "startup"),
+        ],
     )
     (entry,) = recorded(store, answer)
     at = datetime.fromisoformat(entry.pop("timestamp"))
     assert abs(datetime.now(UTC) - at) < timedelta(minutes=5)
     assert list(entry)[:7] == [
-        "service_name", "key_path", "action", "status", "request_id", "ip_address", "user_agent"
-    ]  # fmt: skip
+        "service_name",
+        "key_path",
+        "action",
+        "status",
+        "request_id",
+        "ip_address",
+        "user_agent",
+    ]
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))
     for name in ("seq", "stream", "prev", "hash"):
         assert entry.pop(name)
@@ -330,10 +359,16 @@ def test_an_unchanged_version_is_not_sent_again(store: RunningStore) -> None:
     assert (changed.status, changed.json["value"]) == (200, "two")
     post(store, "/v1/keys/api.etag/revoke")
     gone = ask(
-        store, "GET", "/v1/keys/api.etag", token=token, headers=[("If-None-Match", changed.headers["etag"])]
+        store,
+        "GET",
+        "/v1/keys/api.etag",
+        token=token,
+        headers=[("If-None-Match", changed.headers["etag"])],
     )
     assert code_of(gone) == "version_revoked"
-    stranger = ask(store, "GET", "/v1/keys/api.etag", token=store.issue("api-etag-2"), headers=headers)
+    stranger = ask(
+        store, "GET", "/v1/keys/api.etag", token=store.issue("api-etag-2"), headers=headers
+    )
     assert code_of(stranger) == "not_authorized"
 
 
@@ -369,8 +404,17 @@ def test_a_revoked_version_is_gone_by_name_and_by_number_and_nothing_takes_its_p
         for reader in (token, None):
             assert read(store, path, reader) == "version_revoked"
     assert post(store, "/v1/keys/api.revoked/revoke")["state"] == "revoked"
-    assert code_of(ask(store, "POST", "/v1/keys/api.revoked/extend",
-                       body={"expires_at": "2999-01-01T00:00:00Z"})) == "illegal_transition"  # fmt: skip
+    assert (
+        code_of(
+            ask(
+                store,
+                "POST",
+                "/v1/keys/api.revoked/extend",
+                body={"expires_at": "2999-01-01T00:00:00Z"},
+            )
+        )
+        == "illegal_transition"
+    )
     refused = ask(store, "POST", "/v1/keys/api.revoked/rollback", body={"to_version": 2})
     assert code_of(refused) == "illegal_transition"
     assert read(store, "api.revoked?version=1", token) == "one"
@@ -390,7 +434,10 @@ def test_a_destroyed_value_is_erased_from_the_file(store: RunningStore) -> None:
     assert any(isinstance(field, bytes) and len(field) > 60 for field in sealed[0])
     assert not any(isinstance(field, bytes) and len(field) > 60 for field in after[0])
     assert read(store, "api.destroyed") == "version_destroyed"
-    assert code_of(ask(store, "POST", "/v1/keys/api.destroyed/revoke", body={})) == "illegal_transition"
+    assert (
+        code_of(ask(store, "POST", "/v1/keys/api.destroyed/revoke", body={}))
+        == "illegal_transition"
+    )
 
 
 def test_a_key_expires_and_can_be_extended(store: RunningStore) -> None:
@@ -403,7 +450,9 @@ def test_a_key_expires_and_can_be_extended(store: RunningStore) -> None:
             break
     assert said == "key_expired"
     assert datetime.now(UTC) >= soon
-    assert read(store, "api.expires") == read(store, "api.expires?version=1", token) == "key_expired"
+    assert (
+        read(store, "api.expires") == read(store, "api.expires?version=1", token) == "key_expired"
+    )
     assert read(store, "api.expires", store.issue("api-expires-2")) == "not_authorized"
     post(store, "/v1/keys/api.expires/extend", expires_at="2999-01-01T00:00:00Z")
     assert read(store, "api.expires", token) == "value"
@@ -422,12 +471,14 @@ def test_one_entry_for_each_value_handed_out(store: RunningStore) -> None:
         assert read(store, "api.count.a", token) == "a"
     body = {"key_paths": ["api.count.a", "api.count.b", "api.count.a", "api.count.c", "api.x"]}
     batch = ask(store, "POST", "/v1/keys/batch-get", token=token, body=body)
-    assert [item.get("key", item.get("problem")).get("value", "-") for item in batch.json["keys"]] == [
-        "a", "b", "a", "-", "-"
-    ]  # fmt: skip
+    assert [
+        item.get("key", item.get("problem")).get("value", "-") for item in batch.json["keys"]
+    ] == ["a", "b", "a", "-", "-"]
     found = entries(store, "service_name=api-count")
-    counted = {status: [e["key_path"] for e in found if e["status"] == status] for status in
-               ("GRANTED", "NOT_FOUND", "DENIED")}  # fmt: skip
+    counted = {
+        status: [e["key_path"] for e in found if e["status"] == status]
+        for status in ("GRANTED", "NOT_FOUND", "DENIED")
+    }
     assert sorted(counted["GRANTED"]) == ["api.count.a.production"] * 9 + ["api.count.b.production"]
     assert counted["NOT_FOUND"] == ["api.count.c.production"]
     assert counted["DENIED"] == ["api.x.production"]
@@ -439,23 +490,42 @@ def test_a_batch_is_answered_spelling_by_spelling(store: RunningStore) -> None:
     store.put("api.batch.old", "value")
     post(store, "/v1/keys/api.batch.old/revoke")
     token = store.issue("api-batch", "api.batch.**")
-    asked = ["api.batch.good", "api.batch.good.production", "api.batch.good.staging", "api.batch.old",
-             "api.batch.none", "api..batch", "api.else"]  # fmt: skip
+    asked = [
+        "api.batch.good",
+        "api.batch.good.production",
+        "api.batch.good.staging",
+        "api.batch.old",
+        "api.batch.none",
+        "api..batch",
+        "api.else",
+    ]
     answer = ask(store, "POST", "/v1/keys/batch-get", token=token, body={"key_paths": asked})
     items = answer.json["keys"]
     assert answer.status == 200
     assert [item["asked"] for item in items] == asked
     assert items[0]["key"] == items[1]["key"] == ask(store, "GET", "/v1/keys/api.batch.good").json
     assert [item["problem"]["code"] for item in items[2:]] == [
-        "not_authorized", "version_revoked", "key_not_found", "malformed_path", "not_authorized"
-    ]  # fmt: skip
+        "not_authorized",
+        "version_revoked",
+        "key_not_found",
+        "malformed_path",
+        "not_authorized",
+    ]
     assert {item["problem"]["request_id"] for item in items[2:]} == {answer.request_id}
     hundred = ask(
-        store, "POST", "/v1/keys/batch-get", token=token, body={"key_paths": ["api.batch.good"] * 100}
+        store,
+        "POST",
+        "/v1/keys/batch-get",
+        token=token,
+        body={"key_paths": ["api.batch.good"] * 100},
     )
     assert {item["key"]["value"] for item in hundred.json["keys"]} == {"value"}
     over = ask(
-        store, "POST", "/v1/keys/batch-get", token=token, body={"key_paths": ["api.batch.good"] * 101}
+        store,
+        "POST",
+        "/v1/keys/batch-get",
+        token=token,
+        body={"key_paths": ["api.batch.good"] * 101},
     )
     assert code_of(over) == "invalid_field"
 
@@ -470,7 +540,14 @@ def test_a_service_gets_its_own_keys_and_no_others(store: RunningStore) -> None:
     token = store.issue("api-scope", "api.scope.jules_api")
     assert read(store, "api.scope.jules_api", token) == "jules_api"
     assert read(store, "api.scope.jules_api.production", token) == "jules_api"
-    for other in ("jules_api.sub", "jules_apis", "dox_api", "jules", "jules_api.staging", "JULES_API"):
+    for other in (
+        "jules_api.sub",
+        "jules_apis",
+        "dox_api",
+        "jules",
+        "jules_api.staging",
+        "JULES_API",
+    ):
         assert read(store, f"api.scope.{other}", token) == "not_authorized"
     for other in ("api.scope", "api", "service_keys"):
         assert read(store, other, token) == "not_authorized"
@@ -534,7 +611,10 @@ def test_a_token_dies_with_its_revocation(store: RunningStore) -> None:
     assert read(store, "api.dies", first) == read(store, "api.dies", second) == "value"
     claims = json.loads(base64.urlsafe_b64decode(first.split(".")[1] + "=="))
     assert ask(store, "POST", f"/v1/tokens/{claims['jti']}/revoke", body={}).status == 204
-    assert (read(store, "api.dies", first), read(store, "api.dies", second)) == ("token_revoked", "value")
+    assert (read(store, "api.dies", first), read(store, "api.dies", second)) == (
+        "token_revoked",
+        "value",
+    )
     post(store, "/v1/services/api-dies/revoke-tokens")
     assert read(store, "api.dies", second) == "token_revoked"
     assert read(store, "api.dies", store.issue("api-dies")) == "value"
@@ -554,7 +634,10 @@ def test_registering_again_revives_nothing(store: RunningStore) -> None:
     new = store.issue("api-revive")
     assert read(store, "api.revive", new) == "not_authorized"
     post(store, "/v1/grants", 201, service_name="api-revive", pattern="api.revive")
-    assert (read(store, "api.revive", new), read(store, "api.revive", old)) == ("value", "token_revoked")
+    assert (read(store, "api.revive", new), read(store, "api.revive", old)) == (
+        "value",
+        "token_revoked",
+    )
 
 
 # --- limits and floods ----------------------------------------------------------------------------
@@ -601,7 +684,9 @@ def test_a_batch_costs_its_number_and_a_denial_costs_one(store: RunningStore) ->
     token = limited(store, "api-cost", "10/h", 10)
 
     def batch(*paths: str) -> Answer:
-        return ask(store, "POST", "/v1/keys/batch-get", token=token, body={"key_paths": list(paths)})
+        return ask(
+            store, "POST", "/v1/keys/batch-get", token=token, body={"key_paths": list(paths)}
+        )
 
     assert remaining(batch("api.cost.x", "api.cost.y", "api.other")) == 7
     assert remaining(ask(store, "GET", "/v1/keys/api.other", token=token)) == 6
@@ -731,7 +816,10 @@ def test_an_aborted_import_leaves_nothing_not_even_a_spelling(store: RunningStor
     assert catalog(store)["version"] == before["version"]
     assert store.put("api.abort.fresh.name", "in another spelling")["version"] == 1
     assert code_of(stage(store, import_id, 1, {"api.abort.z": "z"})) == "import_not_found"
-    assert code_of(ask(store, "POST", f"/v1/imports/{import_id}/commit", body={})) == "import_not_found"
+    assert (
+        code_of(ask(store, "POST", f"/v1/imports/{import_id}/commit", body={}))
+        == "import_not_found"
+    )
     assert store.put("api.abort.more", "written")["version"] == 1
 
 
@@ -759,7 +847,10 @@ def test_a_change_during_an_import_counts(store: RunningStore, act: str) -> None
     post(store, f"/v1/keys/{path}/{act}")
     said = "version_revoked" if act == "revoke" else "one"
     assert read(store, path) == said
-    assert code_of(ask(store, "POST", f"/v1/imports/{import_id}/commit", body={})) == "version_conflict"
+    assert (
+        code_of(ask(store, "POST", f"/v1/imports/{import_id}/commit", body={}))
+        == "version_conflict"
+    )
     post(store, f"/v1/imports/{import_id}/abort")
     assert read(store, path) == said
 
@@ -811,4 +902,6 @@ def test_when_a_key_was_last_read_is_told(store: RunningStore) -> None:
         (row,) = listed(store, "prefix=api.last")
         if row["last_read_at"] is not None:
             break
-    assert abs(datetime.now(UTC) - datetime.fromisoformat(row["last_read_at"])) < timedelta(minutes=5)
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(row["last_read_at"])) < timedelta(
+        minutes=5
+    )

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from tests.functional.raw_http import ask, code_of, nothing_changes, recorded, send_raw
+from tests.functional.running import Answer, RunningStore
 
 from dox_core_store.server.bootstrap import LocalStore
 from dox_core_store.server.domain.access import Role
 from dox_core_store.server.settings import Settings
-from tests.functional.raw_http import ask, code_of, nothing_changes, recorded, send_raw
-from tests.functional.running import Answer, RunningStore
+
 
 def shown(given: object) -> str:
     """A test's name for what it sends."""
@@ -75,7 +76,15 @@ ON_THE_LINE = [
 ]
 """Malformed paths that can stand in a request line, as text."""
 
-IN_A_BODY = ["", " ", "bad_input\tkept", "bad_input.kept\n", " bad_input.kept", "bad_input kept", "\0"]
+IN_A_BODY = [
+    "",
+    " ",
+    "bad_input\tkept",
+    "bad_input.kept\n",
+    " bad_input.kept",
+    "bad_input kept",
+    "\0",
+]
 """More of them, which only a body can hold."""
 
 ACTS: list[tuple[str, str, str, Any]] = [
@@ -94,6 +103,7 @@ ACTS: list[tuple[str, str, str, Any]] = [
 def store(shared_store: RunningStore) -> RunningStore:
     shared_store.put(KEY, "an older value")
     shared_store.put(KEY, VALUE)
+    shared_store.put("bad_input.spelled", VALUE)
     shared_store.put("bad_input.Cased.deep", "kept too")
     shared_store.register("bad-input", "bad_input.granted")
     return shared_store
@@ -111,9 +121,7 @@ def operators(store: RunningStore) -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def asking(
-    store: RunningStore, operators: Iterator[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def asking(store: RunningStore, operators: Iterator[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test asks as the next operator: more than a hundred refusals of one kind, to one
     operator, within one second would be folded, and each one's own entry is what is looked for."""
     monkeypatch.setattr(store, "admin_token", next(operators))
@@ -195,13 +203,13 @@ def test_what_no_request_line_may_hold_ends_below_us(
 @pytest.mark.parametrize(
     "target",
     [
-        "//v1/keys/bad_input.kept",
-        "/v1//keys/bad_input.kept",
-        "/v1/keys//bad_input.kept",
-        "/v1/%6Beys/bad_input.kept",
-        "/./v1/keys/bad_input.kept",
-        "/v1/keys/bad_input.kept//revoke",
-        "/V1/keys/bad_input.kept",
+        "//v1/keys/bad_input.spelled",
+        "/v1//keys/bad_input.spelled",
+        "/v1/keys//bad_input.spelled",
+        "/v1/%6Beys/bad_input.spelled",
+        "/./v1/keys/bad_input.spelled",
+        "/v1/keys/bad_input.spelled//revoke",
+        "/V1/keys/bad_input.spelled",
     ],
 )
 def test_an_address_has_one_spelling(store: RunningStore, target: str) -> None:
@@ -211,12 +219,19 @@ def test_an_address_has_one_spelling(store: RunningStore, target: str) -> None:
             assert 400 <= answer.status < 500, (method, answer)
             assert code_of(answer) in {"malformed_path", "address_not_found", "method_not_allowed"}
             assert VALUE.encode() not in answer.body
-    keep(store)
+    assert store.get("bad_input.spelled").json["version"] == 1
 
 
 @pytest.mark.parametrize(
     "path",
-    ["_store", "_store.checkpoint_key", "_store.signing_keys.x", "_STORE.x", "_Store", "_store._store"],
+    [
+        "_store",
+        "_store.checkpoint_key",
+        "_store.signing_keys.x",
+        "_STORE.x",
+        "_Store",
+        "_store._store",
+    ],
 )
 def test_what_belongs_to_the_store_is_out_of_reach(
     store: RunningStore, service_token: str, path: str
@@ -227,7 +242,10 @@ def test_what_belongs_to_the_store_is_out_of_reach(
             refused(store, "reserved_path", "INVALID", answer)
         for token in (None, service_token):
             refused(
-                store, "not_authorized", "DENIED", ask(store, "GET", f"/v1/keys/{path}", token=token)
+                store,
+                "not_authorized",
+                "DENIED",
+                ask(store, "GET", f"/v1/keys/{path}", token=token),
             )
         versions = ask(store, "GET", f"/v1/keys/{path}/versions")
         refused(store, "key_not_found", "NOT_FOUND", versions)
@@ -248,15 +266,19 @@ def test_what_belongs_to_the_store_is_out_of_reach(
 def test_contradicting_environments_are_refused(store: RunningStore) -> None:
     with nothing_changes(store):
         for method, rest, _action, body in ACTS[2:]:
-            body = {**body, "environment": "staging"}
-            answer = ask(store, method, f"/v1/keys/{KEY}.production{rest}", body=body)
+            both = {**body, "environment": "staging"}
+            answer = ask(store, method, f"/v1/keys/{KEY}.production{rest}", body=both)
             refused(store, "environment_conflict", "INVALID", answer)
         for target in (
             f"/v1/keys/{KEY}.production/versions?environment=staging",
             f"/v1/keys?prefix={KEY}.production&environment=staging",
         ):
             refused(store, "environment_conflict", "INVALID", ask(store, "GET", target))
-        grant = {"service_name": "bad-input", "pattern": f"{KEY}.production", "environment": "staging"}
+        grant = {
+            "service_name": "bad-input",
+            "pattern": f"{KEY}.production",
+            "environment": "staging",
+        }
         answer = ask(store, "POST", "/v1/grants", body=grant)
         refused(store, "environment_conflict", "INVALID", answer)
 
@@ -275,7 +297,9 @@ def test_an_undeclared_environment_is_refused(store: RunningStore, name: str) ->
     keep(store)
 
 
-@pytest.mark.parametrize("name", ["", "Prod", "a.b", "_store", "-x", "e" * 33, "a b", "\N{CYRILLIC SMALL LETTER A}"])
+@pytest.mark.parametrize(
+    "name", ["", "Prod", "a.b", "_store", "-x", "e" * 33, "a b", "\N{CYRILLIC SMALL LETTER A}"]
+)
 def test_a_malformed_environment_cannot_be_declared(store: RunningStore, name: str) -> None:
     with nothing_changes(store):
         answer = ask(store, "POST", "/v1/environments", body={"name": name})
@@ -580,7 +604,11 @@ def test_a_wrong_if_version_is_told_the_actual_one(store: RunningStore, wrong: i
 @pytest.mark.parametrize("number", [0, -1, 3, 2**31, 2**63, 2**64, 10**30])
 def test_a_version_that_is_not_there_is_not_found(store: RunningStore, number: int) -> None:
     with nothing_changes(store):
-        for rest, field in (("revoke", "version"), ("destroy", "version"), ("rollback", "to_version")):
+        for rest, field in (
+            ("revoke", "version"),
+            ("destroy", "version"),
+            ("rollback", "to_version"),
+        ):
             answer = ask(store, "POST", f"/v1/keys/{KEY}/{rest}", body={field: number})
             refused(store, "version_not_found", "NOT_FOUND", answer)
     keep(store)
@@ -615,13 +643,23 @@ def parameters() -> list[str]:
     pages = ("/v1/keys", "/v1/services", "/v1/grants", "/v1/ledger")
     limits = ("0", "501", "-1", "", "x", "1.0", "1e2", "%C2%B2", "%D9%A1", "%201", "00000010099")
     bad = [f"{page}?limit={limit}" for page, limit in itertools.product(pages, limits)]
-    bad += [f"{page}?{query}" for page in pages
-            for query in ("more=1", "limit=1&limit=1", "limit", "=", "%ff=1", "limit=%ff", "&")]  # fmt: skip
-    bad += [f"/v1/keys?cursor={cursor}" for cursor in ("x", "!", "YSBiIGM", "%C2%B2", "a.b", "_w", "")]
-    bad += [f"/v1/ledger?cursor={cursor}"
-            for cursor in ("x", "1", "1.", ".1", "1.x", "-1.0", "1.%C2%B2", "%C2%B2.1", "9" * 41 + ".0")]  # fmt: skip
-    bad += [f"/v1/ledger?{edge}={time}" for edge in ("since", "until")
-            for time in ("", "x", "2025", "0001-01-01T00:00:00%2B05:00", "9999-12-31T23:59:59-05:00")]  # fmt: skip
+    bad += [
+        f"{page}?{query}"
+        for page in pages
+        for query in ("more=1", "limit=1&limit=1", "limit", "=", "%ff=1", "limit=%ff", "&")
+    ]
+    bad += [
+        f"/v1/keys?cursor={cursor}" for cursor in ("x", "!", "YSBiIGM", "%C2%B2", "a.b", "_w", "")
+    ]
+    bad += [
+        f"/v1/ledger?cursor={cursor}"
+        for cursor in ("x", "1", "1.", ".1", "1.x", "-1.0", "1.%C2%B2", "%C2%B2.1", "9" * 41 + ".0")
+    ]
+    bad += [
+        f"/v1/ledger?{edge}={time}"
+        for edge in ("since", "until")
+        for time in ("", "x", "2025", "0001-01-01T00:00:00%2B05:00", "9999-12-31T23:59:59-05:00")
+    ]
     bad += ["/v1/environments?limit=1", f"/v1/keys/{KEY}/versions?version=1"]
     return [*bad, f"/v1/ledger?{'x' * 3_000}=1"]
 
@@ -650,15 +688,27 @@ def test_parameters_of_writes_are_refused(store: RunningStore, service_token: st
         refused(store, "invalid_parameter", "INVALID", answer)
 
 
-# --- services, grants, tokens, limits, imports -----------------------------------------------------
+# --- services, grants, tokens, limits, imports ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "UPPER", "-dash", "under_score", "dot.ted", "sp ace", "a" * 64, "b\N{CYRILLIC SMALL LETTER A}d",
-     "bad-input\n", "operator:admin", "anonymous\0", "../x"],
+    [
+        "",
+        "UPPER",
+        "-dash",
+        "under_score",
+        "dot.ted",
+        "sp ace",
+        "a" * 64,
+        "b\N{CYRILLIC SMALL LETTER A}d",
+        "bad-input\n",
+        "operator:admin",
+        "anonymous\0",
+        "../x",
+    ],
     ids=shown,
-)  # fmt: skip
+)
 def test_a_malformed_service_name_is_refused(store: RunningStore, name: str) -> None:
     with nothing_changes(store):
         answers = [
@@ -682,7 +732,12 @@ def test_what_is_not_there_is_not_found(store: RunningStore) -> None:
             ("token_not_found", "POST", "/v1/tokens/absent/revoke", {}),
             ("import_not_found", "POST", "/v1/imports/absent/commit", {}),
             ("import_not_found", "POST", "/v1/imports/absent/abort", {}),
-            ("import_not_found", "POST", "/v1/imports/absent/entries", {"sequence": 0, "entries": []}),
+            (
+                "import_not_found",
+                "POST",
+                "/v1/imports/absent/entries",
+                {"sequence": 0, "entries": []},
+            ),
             ("key_not_found", "GET", "/v1/keys/bad_input.absent", None),
             ("key_not_found", "GET", "/v1/keys/bad_input.absent/versions", None),
             ("version_not_found", "GET", f"/v1/keys/{KEY}?version=77", None),
@@ -696,11 +751,33 @@ def test_what_is_not_there_is_not_found(store: RunningStore) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["", ".", "a.", ".a", "a..b", "a*", "*a", "***", "a.**.b", "**.a", "a b", "a\tb", "a/b",
-     "production", "a.Production", "a.production.staging", "b\N{CYRILLIC SMALL LETTER A}d.*",
-     "s" * 65, "a.b.c.d.e.f.g.h.i", "a.b.c.d.e.f.g.h.**", "?", "[a]", "a|b"],
+    [
+        "",
+        ".",
+        "a.",
+        ".a",
+        "a..b",
+        "a*",
+        "*a",
+        "***",
+        "a.**.b",
+        "**.a",
+        "a b",
+        "a\tb",
+        "a/b",
+        "production",
+        "a.Production",
+        "a.production.staging",
+        "b\N{CYRILLIC SMALL LETTER A}d.*",
+        "s" * 65,
+        "a.b.c.d.e.f.g.h.i",
+        "a.b.c.d.e.f.g.h.**",
+        "?",
+        "[a]",
+        "a|b",
+    ],
     ids=shown,
-)  # fmt: skip
+)
 def test_a_malformed_pattern_grants_nothing(store: RunningStore, pattern: str) -> None:
     with nothing_changes(store):
         body = {"service_name": "bad-input", "pattern": pattern}
@@ -719,10 +796,29 @@ def test_a_grant_allows_or_denies(store: RunningStore, effect: str) -> None:
 
 @pytest.mark.parametrize(
     "lifetime",
-    ["", "1", "d", "0d", "-1d", "+1d", "1.5d", "1 d", " 1d", "1d ", "1D", "1w", "1d1h", "401d", "2y",
-     "999999999d", "9" * 400 + "d", "\N{ARABIC-INDIC DIGIT ONE}d", "1d\n"],
+    [
+        "",
+        "1",
+        "d",
+        "0d",
+        "-1d",
+        "+1d",
+        "1.5d",
+        "1 d",
+        " 1d",
+        "1d ",
+        "1D",
+        "1w",
+        "1d1h",
+        "401d",
+        "2y",
+        "999999999d",
+        "9" * 400 + "d",
+        "\N{ARABIC-INDIC DIGIT ONE}d",
+        "1d\n",
+    ],
     ids=shown,
-)  # fmt: skip
+)
 def test_a_malformed_lifetime_issues_nothing(store: RunningStore, lifetime: str) -> None:
     with nothing_changes(store):
         body = {"service_name": "bad-input", "expires_in": lifetime}
@@ -734,14 +830,28 @@ def test_a_malformed_lifetime_issues_nothing(store: RunningStore, lifetime: str)
 @pytest.mark.parametrize(
     "body",
     [
-        *({"limit": limit} for limit in ("", "600", "0/min", "-1/min", "1.5/s", "600/day", "600/MIN",
-                                         "9999999999/s", " 1/s", "1/s\n", "1/s/s")),
+        *(
+            {"limit": limit}
+            for limit in (
+                "",
+                "600",
+                "0/min",
+                "-1/min",
+                "1.5/s",
+                "600/day",
+                "600/MIN",
+                "9999999999/s",
+                " 1/s",
+                "1/s\n",
+                "1/s/s",
+            )
+        ),
         *({"limit": "5/min", "burst": burst} for burst in (0, -1, 10**10, 10**30, "5", 1.5, True)),
         {"burst": 5},
         {"limit": 600},
     ],
     ids=shown,
-)  # fmt: skip
+)
 def test_a_malformed_limit_changes_nothing(store: RunningStore, body: Any) -> None:
     with nothing_changes(store):
         answer = ask(store, "PUT", "/v1/services/bad-input/limit", body=body)
@@ -757,23 +867,50 @@ def test_a_malformed_limit_changes_nothing(store: RunningStore, body: Any) -> No
         ("invalid_field", {"sequence": 0, "entries": [{**ENTRY, "more": 1}]}),
         ("invalid_field", {"sequence": 0, "entries": [{"key_path": "x", "value": "y"}]}),
         ("invalid_field", {"sequence": 0, "entries": [{**ENTRY, "value": None}]}),
-        ("invalid_field", {"sequence": 0, "entries": [
-            {**ENTRY, "key_path": f"bad_input.never.n{number}"} for number in range(201)]}),
+        (
+            "invalid_field",
+            {
+                "sequence": 0,
+                "entries": [
+                    {**ENTRY, "key_path": f"bad_input.never.n{number}"} for number in range(201)
+                ],
+            },
+        ),
         ("version_conflict", {"sequence": 1, "entries": [ENTRY]}),
         ("version_conflict", {"sequence": 10**30, "entries": [ENTRY]}),
         ("malformed_import", {"sequence": 0, "entries": [ENTRY, {**ENTRY, "value": "y"}]}),
-        ("malformed_import", {"sequence": 0, "entries": [
-            ENTRY, {**ENTRY, "key_path": "bad_input.never.production", "value": "y"}]}),
-        ("environment_conflict", {"sequence": 0, "entries": [
-            ENTRY, {**ENTRY, "key_path": "bad_input.never.staging"}]}),
-        ("unknown_environment", {"sequence": 0, "entries": [ENTRY, {**ENTRY, "environment": "nope"}]}),
-        ("value_too_large", {"sequence": 0, "entries": [
-            ENTRY, {**ENTRY, "key_path": "bad_input.big", "value": "x" * 65_537}]}),
-        ("case_collision", {"sequence": 0, "entries": [
-            ENTRY, {**ENTRY, "key_path": "bad_input.NEVER"}]}),
+        (
+            "malformed_import",
+            {
+                "sequence": 0,
+                "entries": [
+                    ENTRY,
+                    {**ENTRY, "key_path": "bad_input.never.production", "value": "y"},
+                ],
+            },
+        ),
+        (
+            "environment_conflict",
+            {"sequence": 0, "entries": [ENTRY, {**ENTRY, "key_path": "bad_input.never.staging"}]},
+        ),
+        (
+            "unknown_environment",
+            {"sequence": 0, "entries": [ENTRY, {**ENTRY, "environment": "nope"}]},
+        ),
+        (
+            "value_too_large",
+            {
+                "sequence": 0,
+                "entries": [ENTRY, {**ENTRY, "key_path": "bad_input.big", "value": "x" * 65_537}],
+            },
+        ),
+        (
+            "case_collision",
+            {"sequence": 0, "entries": [ENTRY, {**ENTRY, "key_path": "bad_input.NEVER"}]},
+        ),
     ],
     ids=shown,
-)  # fmt: skip
+)
 def test_a_slice_that_cannot_be_imported_stages_nothing(
     store: RunningStore, code: str, slice_: Any
 ) -> None:
@@ -841,7 +978,12 @@ def test_the_scheme_is_told_by_word_not_by_case(store: RunningStore) -> None:
 def test_without_a_grant_no_answer_tells_whether_a_key_exists(
     store: RunningStore, service_token: str
 ) -> None:
-    for name in ("bad_input.hid_one", "bad_input.hid_rev", "bad_input.hid_des", "bad_input.hid_exp"):
+    for name in (
+        "bad_input.hid_one",
+        "bad_input.hid_rev",
+        "bad_input.hid_des",
+        "bad_input.hid_exp",
+    ):
         store.put(name, "hidden")
     for name, act in (("hid_rev", "revoke"), ("hid_des", "revoke"), ("hid_des", "destroy")):
         assert ask(store, "POST", f"/v1/keys/bad_input.{name}/{act}", body={}).status == 200
@@ -902,7 +1044,11 @@ def test_a_service_is_told_its_role_before_anything_else_on_operators_routes(
 
 
 def test_half_a_request_line_is_no_request(store: RunningStore) -> None:
-    for raw in (b"GET\r\n\r\n", b"GET /v1/keys/x HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n"):
+    for raw in (
+        b"GET\r\n\r\n",
+        b"GET /v1/keys/x HTTP/9.9\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\r\n\r\n",
+    ):
         answer = send_raw(store, raw)
         assert (answer.status, answer.body) == (400, b"") or answer.status == 505
     keep(store)
@@ -930,4 +1076,3 @@ def by_request(store: RunningStore, answer: Answer) -> list[dict[str, Any]]:
         found += page["items"]
         cursor = page["next_cursor"]
     return found
-

@@ -13,18 +13,18 @@ import itertools
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+from tests.functional.raw_http import ask, code_of, nothing_changes, recorded
+from tests.functional.running import RunningStore
 
 from dox_core_store.server.adapters.seals.key_file import read_key_file
 from dox_core_store.server.adapters.sqlite.store import open_store
-from tests.functional.raw_http import ask, code_of, nothing_changes, recorded
-from tests.functional.running import RunningStore
 
 DAY = 86_400
 LONG = secrets.token_hex(2_500)
@@ -91,10 +91,10 @@ def changed(original: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 FOREIGN = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
 
 INVALID: dict[str, SIGNED] = {
-    "no token at all": lambda f: "x",
+    "no token at all": lambda _: "x",
     "two parts": lambda f: f.good.rpartition(".")[0],
     "four parts": lambda f: f.good + ".x",
-    "an encrypted token's five parts": lambda f: "a.b.c.d.e",
+    "an encrypted token's five parts": lambda _: "a.b.c.d.e",
     "another signature": lambda f: f.good[:-10] + ("A" * 10),
     "another token's signature": lambda f: ".".join(
         [*f.good.split(".")[:2], f.operator.split(".")[2]]
@@ -105,7 +105,9 @@ INVALID: dict[str, SIGNED] = {
     "a padded part": lambda f: f.good + "==",
     "a line break": lambda f: f.good[:50] + "%0A" + f.good[50:],
     "foreign, under our kid": lambda f: f.signed(f.header, f.claims, FOREIGN),
-    "foreign, under its own kid": lambda f: f.signed({**f.header, "kid": "theirs"}, f.claims, FOREIGN),
+    "foreign, under its own kid": lambda f: f.signed(
+        {**f.header, "kid": "theirs"}, f.claims, FOREIGN
+    ),
     "none": lambda f: f.unsigned("none"),
     "None": lambda f: f.unsigned("None"),
     "none, signed": lambda f: f.unsigned("none", b"x"),
@@ -198,9 +200,7 @@ INVALID: dict[str, SIGNED] = {
 }
 
 EXPIRED: dict[str, SIGNED] = {
-    "an hour ago": lambda f: f.claims_with(
-        iat=f.now - 7_200, nbf=f.now - 7_200, exp=f.now - 3_600
-    ),
+    "an hour ago": lambda f: f.claims_with(iat=f.now - 7_200, nbf=f.now - 7_200, exp=f.now - 3_600),
     "beyond the leeway": lambda f: f.claims_with(
         iat=f.now - 7_200, nbf=f.now - 7_200, exp=f.now - 31
     ),
@@ -214,9 +214,9 @@ REVOKED: dict[str, SIGNED] = {
 
 
 @pytest.fixture(scope="module")
-def forge(shared_store: RunningStore) -> Iterator[Forge]:
+def forge(shared_store: RunningStore) -> Forge:
     shared_store.put("bad_tokens.kept", "kept")
-    yield Forge(shared_store)
+    return Forge(shared_store)
 
 
 def refused(store: RunningStore, token: str, code: str) -> None:
@@ -239,7 +239,7 @@ def refused(store: RunningStore, token: str, code: str) -> None:
         'Bearer error="invalid_token"'
     }
     signature = token.rpartition(".")[2][:40]
-    if len(signature) == 40:  # noqa: PLR2004 - long enough to be nobody else's
+    if len(signature) == 40:
         assert signature not in json.dumps(entries) + store.log_text()
         assert not any(signature.encode() in answer.body for answer in answers)
 

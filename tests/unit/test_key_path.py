@@ -29,7 +29,9 @@ segments = st.one_of(
     st.text(max_size=3),
 )
 paths = st.lists(segments, max_size=10).map(".".join)
-patterns = st.lists(st.one_of(segments, st.sampled_from(["*", "**", "a*"])), max_size=10).map(".".join)
+patterns = st.lists(st.one_of(segments, st.sampled_from(["*", "**", "a*"])), max_size=10).map(
+    ".".join
+)
 
 
 def oracle(text: str) -> tuple[str, str | None] | None:
@@ -72,7 +74,9 @@ def test_a_path_is_what_the_grammar_says(text: str) -> None:
         assert split_environment(text, ENVIRONMENTS) == expected
 
 
-@given(paths, st.sampled_from(ENVIRONMENTS), st.none() | st.sampled_from([*ENVIRONMENTS, "nope", ""]))
+@given(
+    paths, st.sampled_from(ENVIRONMENTS), st.none() | st.sampled_from([*ENVIRONMENTS, "nope", ""])
+)
 def test_an_environment_is_named_once(text: str, default: str, explicit: str | None) -> None:
     expected = oracle(text)
 

@@ -30,7 +30,9 @@ grants = st.lists(st.tuples(patterns, environments, st.sampled_from(list(Effect)
 paths = st.lists(st.sampled_from(["a", "b", "c", "d", "A"]), min_size=1, max_size=5).map(".".join)
 
 
-def grant(pattern: str, environment: str = "production", effect: Effect = Effect.ALLOW) -> GrantRecord:
+def grant(
+    pattern: str, environment: str = "production", effect: Effect = Effect.ALLOW
+) -> GrantRecord:
     return GrantRecord(
         grant_id="g",
         service="s",
@@ -83,8 +85,16 @@ def test_nothing_is_granted_by_nothing() -> None:
 
 def test_a_star_is_one_segment_and_two_are_one_or_more() -> None:
     star, tail = GrantTree([grant("a.*")]), GrantTree([grant("a.**")])
-    assert [star.allows(path, "production") for path in ("a", "a.b", "a.b.c")] == [False, True, False]
-    assert [tail.allows(path, "production") for path in ("a", "a.b", "a.b.c")] == [False, True, True]
+    assert [star.allows(path, "production") for path in ("a", "a.b", "a.b.c")] == [
+        False,
+        True,
+        False,
+    ]
+    assert [tail.allows(path, "production") for path in ("a", "a.b", "a.b.c")] == [
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_wildcard_never_matches_an_environment() -> None:

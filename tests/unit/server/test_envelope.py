@@ -120,13 +120,21 @@ def test_a_mac_is_this_stores_and_this_rings() -> None:
     assert not Ring("store_2", same_keys).mac_holds("grant", b"row", mac)
     assert not Ring(STORE, {2: b"\x03" * KEY_BYTES}).mac_holds("grant", b"row", mac)
     assert not Ring(STORE, {1: b"\x01" * KEY_BYTES}).mac_holds("grant", b"row", mac)
-    for changed in (b"", mac[:-1], mac + b"\0", b"\0\0\0\x01" + mac[4:], mac[:-1] + bytes([mac[-1] ^ 1])):
+    for changed in (
+        b"",
+        mac[:-1],
+        mac + b"\0",
+        b"\0\0\0\x01" + mac[4:],
+        mac[:-1] + bytes([mac[-1] ^ 1]),
+    ):
         assert not RING.mac_holds("grant", b"row", changed)
 
 
 def test_a_key_for_one_purpose_is_none_for_another() -> None:
     key = os.urandom(KEY_BYTES)
-    derived = {derive(key, purpose) for purpose in ("ring", "row-mac", "root-check", "key-file-slot")}
+    derived = {
+        derive(key, purpose) for purpose in ("ring", "row-mac", "root-check", "key-file-slot")
+    }
     assert len(derived) == 4
     assert key not in derived
     assert root_check(key, STORE) == root_check(key, STORE) != root_check(key, "store_2")

@@ -43,7 +43,10 @@ def test_what_is_not_in_the_table_is_refused(state: State, act: Act) -> None:
         assert str(state) in caught.value.detail
 
 
-@given(st.sampled_from([State.REVOKED, State.DESTROYED]), st.lists(st.sampled_from(list(Act)), max_size=6))
+@given(
+    st.sampled_from([State.REVOKED, State.DESTROYED]),
+    st.lists(st.sampled_from(list(Act)), max_size=6),
+)
 def test_nothing_brings_a_revoked_or_destroyed_version_back(state: State, acts: list[Act]) -> None:
     for act in acts:
         state = TRANSITIONS.get((state, act), state)
@@ -77,7 +80,9 @@ def test_the_current_version_is_destroyed_only_after_it_was_revoked() -> None:
         (State.DESTROYED, "version_destroyed", "version_destroyed"),
     ],
 )
-def test_who_is_handed_what(state: State, to_service: str | None, to_maintainer: str | None) -> None:
+def test_who_is_handed_what(
+    state: State, to_service: str | None, to_maintainer: str | None
+) -> None:
     for reader, expected in (("service", to_service), ("maintainer", to_maintainer)):
         for expires_at in (None, NOW + SECOND):
             refused = refusal(state, expires_at, NOW, reader)

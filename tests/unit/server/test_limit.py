@@ -116,10 +116,27 @@ def test_a_limit_is_read_and_told_alike(text: str, expected: Rate) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "600", "/min", "0/min", "-1/min", "+1/s", "1.5/s", "1e3/s", "01/s", "600/day", "600/MIN",
-     "1/s ", " 1/s", "1/s\n", "1/s/s", "9999999999/s", "\N{ARABIC-INDIC DIGIT ONE}/s"],
+    [
+        "",
+        "600",
+        "/min",
+        "0/min",
+        "-1/min",
+        "+1/s",
+        "1.5/s",
+        "1e3/s",
+        "01/s",
+        "600/day",
+        "600/MIN",
+        "1/s ",
+        " 1/s",
+        "1/s\n",
+        "1/s/s",
+        "9999999999/s",
+        "\N{ARABIC-INDIC DIGIT ONE}/s",
+    ],
     ids=ascii,
-)  # fmt: skip
+)
 def test_no_limit(text: str) -> None:
     with pytest.raises(InvalidRequestError) as caught:
         parse_rate(text)

@@ -20,9 +20,16 @@ def entry(
     who: str = "jules", path: str = "a.b", code: str = "not_authorized", address: str = "127.0.0.1"
 ) -> Entry:
     return Entry(
-        timestamp="t", service_name=who, key_path=path, action="GET", status=Status.DENIED,
-        request_id="r", ip_address=address, user_agent="", reason=code,
-    )  # fmt: skip
+        timestamp="t",
+        service_name=who,
+        key_path=path,
+        action="GET",
+        status=Status.DENIED,
+        request_id="r",
+        ip_address=address,
+        user_agent="",
+        reason=code,
+    )
 
 
 def told(entries: list[Entry]) -> Counter[tuple[str, str, str | None]]:
@@ -70,7 +77,9 @@ def test_a_known_service_is_one_kind_wherever_it_asks_from_and_a_stranger_is_its
 @settings(deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["one", "two", "anonymous"]), st.sampled_from("xy"), st.integers(1, 150)),
+        st.tuples(
+            st.sampled_from(["one", "two", "anonymous"]), st.sampled_from("xy"), st.integers(1, 150)
+        ),
         max_size=8,
     )
 )
@@ -118,9 +127,20 @@ def test_while_the_ledger_is_in_trouble_the_answer_is_its_own() -> None:
 
 @pytest.mark.parametrize("code", CODES)
 def test_every_code_has_its_status(code: str) -> None:
-    by_http = {401: "DENIED", 403: "DENIED", 410: "DENIED", 404: "NOT_FOUND", 429: "LIMITED",
-               409: "FAILED", 500: "FAILED", 503: "FAILED", None: "FAILED",
-               400: "INVALID", 405: "INVALID", 413: "INVALID"}  # fmt: skip
+    by_http = {
+        401: "DENIED",
+        403: "DENIED",
+        410: "DENIED",
+        404: "NOT_FOUND",
+        429: "LIMITED",
+        409: "FAILED",
+        500: "FAILED",
+        503: "FAILED",
+        None: "FAILED",
+        400: "INVALID",
+        405: "INVALID",
+        413: "INVALID",
+    }
     error = error_for(code, "detail")
     assert status_of(error) == by_http[error.status]
 

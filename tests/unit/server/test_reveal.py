@@ -25,10 +25,10 @@ from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord
 from dox_core_store.server.domain.limit import Verdict
 from dox_core_store.server.domain.token import Claims, Kind
+from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
 from dox_core_store.server.usecases.reveal import Asked, Reveal
-from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 from dox_core_store.testing.catalog import MemoryCatalog
 from dox_core_store.testing.clock import FixedClock
@@ -92,19 +92,36 @@ class World:
             render=lambda _address, _version, value: value,
         )
         self.service = ServiceRecord(
-            name="jules", description="", environment=None, generation=1, limit_count=600,
-            limit_period_seconds=60, limit_burst=600, decommissioned_at=None,
+            name="jules",
+            description="",
+            environment=None,
+            generation=1,
+            limit_count=600,
+            limit_period_seconds=60,
+            limit_burst=600,
+            decommissioned_at=None,
             created_at=self.clock.now(),
-        )  # fmt: skip
+        )
         self.grant = GrantRecord(
-            grant_id="g1", service="jules", effect=Effect.ALLOW, pattern="a.*",
-            environment="production", created_at=self.clock.now(), created_by="t",
-        )  # fmt: skip
+            grant_id="g1",
+            service="jules",
+            effect=Effect.ALLOW,
+            pattern="a.*",
+            environment="production",
+            created_at=self.clock.now(),
+            created_by="t",
+        )
         now = int(self.clock.seconds())
         self.claims = Claims(
-            kind=Kind.SERVICE, name="jules", token_id="tok_1", environment="production",
-            generation=1, issued_at=now, not_before=now, expires_at=now + 3_600,
-        )  # fmt: skip
+            kind=Kind.SERVICE,
+            name="jules",
+            token_id="tok_1",
+            environment="production",
+            generation=1,
+            issued_at=now,
+            not_before=now,
+            expires_at=now + 3_600,
+        )
         self.catalog.put(self.service)
         self.catalog.put(self.grant)
         self.numbers: dict[str, int] = {}
@@ -122,17 +139,29 @@ class World:
         binding = Binding("store_1", path, "production", version_id)
         self.catalog.put(
             KeyRecord(
-                key_id=key_id, path=path, environment="production", owner=None, usage=None,
-                created_at=self.clock.now(), rotated_at=None, last_number=number, head=version_id,
-            )  # fmt: skip
+                key_id=key_id,
+                path=path,
+                environment="production",
+                owner=None,
+                usage=None,
+                created_at=self.clock.now(),
+                rotated_at=None,
+                last_number=number,
+                head=version_id,
+            )
         )
         self.catalog.put(
             VersionRecord(
-                version_id=version_id, key_id=key_id, number=number, state=state,
-                created_at=self.clock.now(), created_by="t", rolled_back_from=None,
+                version_id=version_id,
+                key_id=key_id,
+                number=number,
+                state=state,
+                created_at=self.clock.now(),
+                created_by="t",
+                rolled_back_from=None,
                 sealed=self.vault.store(binding, value.encode()),
                 **{"expires_at": None, **fields},
-            )  # fmt: skip
+            )
         )
 
     def changed(self, path: str, value: str, state: State = State.CURRENT) -> None:
@@ -257,8 +286,10 @@ async def test_a_value_replaced_before_the_commit_is_the_new_one(world: World) -
     world.ledger.during_commit = lambda: world.changed("a.b", "newer")
     assert await world.read("a.b") == b"newer"
     assert [(each.status, each.version) for each in world.ledger.entries] == [
-        ("GRANTED", 1), ("ABORTED", 1), ("GRANTED", 2)
-    ]  # fmt: skip
+        ("GRANTED", 1),
+        ("ABORTED", 1),
+        ("GRANTED", 2),
+    ]
 
 
 @in_a_world
@@ -285,10 +316,15 @@ async def test_a_token_revoked_before_the_commit_counts(world: World) -> None:
     def revoke() -> None:
         world.catalog.put(
             TokenRecord(
-                token_id="tok_1", kind="service", name="jules", environment=None,
-                issued_at=world.clock.now(), expires_at=world.clock.now() + timedelta(days=1),
-                issued_by="t", revoked_at=world.clock.now(),
-            )  # fmt: skip
+                token_id="tok_1",
+                kind="service",
+                name="jules",
+                environment=None,
+                issued_at=world.clock.now(),
+                expires_at=world.clock.now() + timedelta(days=1),
+                issued_by="t",
+                revoked_at=world.clock.now(),
+            )
         )
         world.ledger.head = world.catalog.change("REVOKE_TOKEN", "_store.tokens.tok_1")
 
@@ -302,9 +338,7 @@ async def test_a_token_revoked_before_the_commit_counts(world: World) -> None:
 @in_a_world
 async def test_a_service_ended_before_the_commit_gets_nothing(world: World) -> None:
     def end() -> None:
-        world.catalog.put(
-            replace(world.service, generation=2, decommissioned_at=world.clock.now())
-        )
+        world.catalog.put(replace(world.service, generation=2, decommissioned_at=world.clock.now()))
         world.ledger.head = world.catalog.change("DECOMMISSION", "_store.services.jules")
 
     world.ledger.during_commit = end
@@ -354,15 +388,24 @@ async def test_a_batch_is_one_commit_and_one_entry_a_path(world: World) -> None:
     paths = ["a.b", "a.c", "a.b.production", "a.none", "x.y", "a..b"]
     found = await world.reveal.many(world.jules, paths, ASKED, PLENTY)
     assert [each if isinstance(each, DoxStoreError) else each.body for each in found[:3]] == [
-        b"value", b"other", b"value"
-    ]  # fmt: skip
+        b"value",
+        b"other",
+        b"value",
+    ]
     assert [each.code for each in found[3:] if isinstance(each, DoxStoreError)] == [
-        "key_not_found", "not_authorized", "malformed_path"
-    ]  # fmt: skip
+        "key_not_found",
+        "not_authorized",
+        "malformed_path",
+    ]
     assert [len(commit) for commit in world.ledger.commits] == [3]
     assert sorted(status for status, _ in world.told) == [
-        "DENIED", "GRANTED", "GRANTED", "GRANTED", "INVALID", "NOT_FOUND"
-    ]  # fmt: skip
+        "DENIED",
+        "GRANTED",
+        "GRANTED",
+        "GRANTED",
+        "INVALID",
+        "NOT_FOUND",
+    ]
 
 
 @in_a_world

@@ -42,7 +42,9 @@ class Asking:
     """A node, its loop and two tokens: a maintainer's and a service's."""
 
     def __init__(self, folder: Path, runner: asyncio.Runner) -> None:
-        where = Settings(data=str(folder / "data"), key_file=str(folder / "root.key"), expiry_days=0)
+        where = Settings(
+            data=str(folder / "data"), key_file=str(folder / "root.key"), expiry_days=0
+        )
         init_store(where, operator="root", roles=list(Role))
         self.maintainer = LocalStore(where).operator_token("root", "1h")
         self._runner = runner
@@ -61,11 +63,20 @@ class Asking:
     async def _ask(self, method: str, target: str, body: Any, token: str) -> Told:
         path, _, query = target.partition("?")
         scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method,
-            "scheme": "http", "path": path, "raw_path": path.encode(), "root_path": "",
-            "query_string": query.encode(), "client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2),
-            "headers": [(b"authorization", b"Bearer " + token.encode())], "state": {},
-        }  # fmt: skip
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "root_path": "",
+            "query_string": query.encode(),
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+            "headers": [(b"authorization", b"Bearer " + token.encode())],
+            "state": {},
+        }
         raw = b"" if body is None else json.dumps(body).encode()
         said: list[dict[str, Any]] = []
 
@@ -138,8 +149,10 @@ class StoreMachine(RuleBasedStateMachine):
         told = self.asking("PUT", f"/v1/keys/{self.prefix}.{name}", body)
         if guess not in (None, model.head):
             assert (told.status, told.code, told.json["actual_version"]) == (
-                409, "version_conflict", model.head
-            )  # fmt: skip
+                409,
+                "version_conflict",
+                model.head,
+            )
             return
         model.promote(value)
         assert told.status == (201 if model.last == 1 else 200)
@@ -235,9 +248,9 @@ class StoreMachine(RuleBasedStateMachine):
     @invariant()
     def the_list_shows_what_there_is(self) -> None:
         page = self.asking("GET", f"/v1/keys?prefix={self.prefix}").json["items"]
-        assert {row["key_path"].removeprefix(f"{self.prefix}."): row["version"] for row in page} == {
-            name: model.head for name, model in self.models.items() if model.versions
-        }
+        assert {
+            row["key_path"].removeprefix(f"{self.prefix}."): row["version"] for row in page
+        } == {name: model.head for name, model in self.models.items() if model.versions}
 
 
 @pytest.fixture

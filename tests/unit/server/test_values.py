@@ -45,7 +45,12 @@ def test_what_is_kept_opens_in_its_own_process_and_as_its_own_version_only() -> 
     with pytest.raises(InvalidTag):
         ValueCache().open(one)
     other = Prepared(
-        address=one.address, version_id="v2", number=2, expires_at=None, nonce=one.nonce, sealed=one.sealed
+        address=one.address,
+        version_id="v2",
+        number=2,
+        expires_at=None,
+        nonce=one.nonce,
+        sealed=one.sealed,
     )
     with pytest.raises(InvalidTag):
         cache.open(other)
@@ -89,7 +94,13 @@ def test_the_oldest_leave_when_it_is_full(monkeypatch: pytest.MonkeyPatch) -> No
     assert [name for name in "abcd" if cache.get(KeyAddress(name, "production"))] == ["b", "c", "d"]
 
 
-@given(st.lists(st.tuples(st.sampled_from("abcd"), st.sampled_from(["keep", "forget"]), st.integers(0, 4_000))))
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcd"), st.sampled_from(["keep", "forget"]), st.integers(0, 4_000)
+        )
+    )
+)
 def test_it_never_holds_more_bytes_than_allowed(acts: list[tuple[str, str, int]]) -> None:
     limit = 6_000
     with pytest.MonkeyPatch.context() as patch:

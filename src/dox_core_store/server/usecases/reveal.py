@@ -118,7 +118,8 @@ class Reveal:
         if verdict is not None and not verdict.allowed:
             found: Prepared | DoxStoreError = _limited(verdict)
         else:
-            found = await self._decide(principal, path, number)
+            at_hand = self._at_hand(principal, path) if number is None else None
+            found = at_hand or await self._decide(principal, path, number)
         if isinstance(found, Prepared):
             granted = (self._entry(principal, asked, found),)
             head = await self._ledger.commit(granted)
@@ -198,6 +199,16 @@ class Reveal:
         except AuthenticationError as error:
             return [error for _ in paths]
         return [await self._decide(principal, path, number) for path in paths]
+
+    def _at_hand(self, principal: Principal, path: str) -> Prepared | None:
+        """What `_decide` would find, where it was found before and nothing changed since."""
+        if principal.revision != self._registry.revision:
+            return None
+        address = principal.routes.get(path)
+        prepared = None if address is None else self._values.get(address)
+        if prepared is None or prepared.expires_seconds <= self._seconds():
+            return None
+        return prepared
 
     async def _decide(
         self, principal: Principal, path: str, number: int | None

@@ -21,12 +21,12 @@ from dox_core_store.server.domain.access import (
 from dox_core_store.server.domain.key import ImportRecord, KeyRecord, VersionRecord
 from dox_core_store.server.domain.token import SigningKeyRecord
 
-__all__ = ["RECORDS", "SCHEMA", "Instant", "metadata"]
+__all__ = ["RECORDS", "SCHEMAS", "Instant", "metadata"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-SCHEMA = "0001"
-"""The Alembic revision that this release reads and writes."""
+SCHEMAS = ("0001",)
+"""Every Alembic revision that this release knows; it reads and writes the last one."""
 
 metadata = sa.MetaData(
     naming_convention={

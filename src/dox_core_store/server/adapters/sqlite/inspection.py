@@ -50,7 +50,7 @@ class StoreInspection:
             pragma = connection.exec_driver_sql
             return Condition(
                 schema=current_revision(connection),
-                known_schema=tables.SCHEMA,
+                known_schema=tables.SCHEMAS[-1],
                 journal_mode=str(pragma("PRAGMA journal_mode").scalar()),
                 synchronous=int(pragma("PRAGMA synchronous").scalar() or 0),
                 pages=str(pragma("PRAGMA quick_check(1)").scalar()),

@@ -14,7 +14,6 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 import sqlalchemy as sa
-from alembic.util import CommandError
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dox_core_store.errors import ConfigurationError
@@ -25,7 +24,7 @@ from dox_core_store.server.adapters.sql.custody import (
     create_custody,
     open_custody,
 )
-from dox_core_store.server.adapters.sql.migrate import is_newer, upgrade
+from dox_core_store.server.adapters.sql.migrate import check_schema, upgrade
 from dox_core_store.server.adapters.sql.reader import SqlReader
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
 from dox_core_store.server.adapters.sqlite.engine import (
@@ -126,10 +125,7 @@ def open_store(
     engine = open_engine(folder)
     try:
         with engine.connect() as connection:
-            if is_newer(connection):
-                raise ConfigurationError(
-                    "store_newer", "The store's schema is newer than this release knows."
-                )
+            check_schema(connection)
             opened = open_custody(connection, slot_key())
             check_writable(connection)
             upgrade(connection)
@@ -146,7 +142,7 @@ def open_store(
             checkpoint = open_secret(
                 vault, opened.store_id, CHECKPOINT_KEY, reader.version(CHECKPOINT_KEY, None)
             )
-    except (sa.exc.SQLAlchemyError, CommandError) as error:
+    except sa.exc.SQLAlchemyError as error:
         raise _unusable(folder, error) from error
     return OpenedStore(
         folder=folder,
