@@ -9,11 +9,19 @@ import pytest
 from tests.functional.running import RunningStore
 
 
-@pytest.fixture
-def idle_store(tmp_path: Path) -> Iterator[RunningStore]:
-    """A store that was made and is not served yet."""
-    store = RunningStore(tmp_path)
+@pytest.fixture(scope="session")
+def made_store(tmp_path_factory: pytest.TempPathFactory) -> RunningStore:
+    """What ``init`` makes, to be copied and never served itself."""
+    store = RunningStore(tmp_path_factory.mktemp("made"))
     store.init()
+    return store
+
+
+@pytest.fixture
+def idle_store(tmp_path: Path, made_store: RunningStore) -> Iterator[RunningStore]:
+    """A store that is not served yet."""
+    store = RunningStore(tmp_path / "store")
+    store.copy_of(made_store)
     yield store
     store.dispose()
 
@@ -26,10 +34,12 @@ def store(idle_store: RunningStore) -> RunningStore:
 
 
 @pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
+def shared_store(
+    tmp_path_factory: pytest.TempPathFactory, made_store: RunningStore
+) -> Iterator[RunningStore]:
     """One server for all tests that leave it as they found it, but for keys of their own."""
-    store = RunningStore(tmp_path_factory.mktemp("shared"))
-    store.init()
+    store = RunningStore(tmp_path_factory.mktemp("shared") / "store")
+    store.copy_of(made_store)
     store.start()
     yield store
     store.dispose()

@@ -12,6 +12,7 @@ import http.client
 import json as json_module
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
@@ -129,6 +130,11 @@ class RunningStore:
         assert made.returncode == 0, made.stderr
         said = json_module.loads(made.stdout)
         self.operator, self.admin_token = said["operator"], said["operator_token"]
+
+    def copy_of(self, other: RunningStore) -> None:
+        """Begin as a copy of ``other``, which must not be running: cheaper than `init`."""
+        shutil.copytree(other.folder, self.folder, dirs_exist_ok=True)
+        self.operator, self.admin_token = other.operator, other.admin_token
 
     def command(self) -> list[str]:
         """The command line that serves this store."""

@@ -58,6 +58,8 @@ def test_an_operator_is_added_and_disabled_beside_a_running_server(store: Runnin
     assert len(issued) == 3, "two for alice, one by init, all on record"
 
 
-def test_a_lost_operator_token_is_recovered_beside_a_running_server(store: RunningStore) -> None:
-    store.admin_token = token_for(store, store.operator)
-    assert store.request("GET", "/v1/keys").status == 200
+def test_a_lost_operator_token_is_recovered_beside_a_running_server(
+    shared_store: RunningStore,
+) -> None:
+    token = token_for(shared_store, shared_store.operator)
+    assert shared_store.request("GET", "/v1/keys", token=token).status == 200

@@ -69,7 +69,7 @@ class SlowStore(NamedTuple):
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> Iterator[SlowStore]:
+def slow(tmp_path: Path, made_store: RunningStore) -> Iterator[SlowStore]:
     source, shim, pace = tmp_path / "slow.c", tmp_path / "slow.so", tmp_path / "pace"
     source.write_text(SHIM)
     subprocess.run(["gcc", "-shared", "-fPIC", "-o", shim, source, "-ldl"], check=True)
@@ -77,7 +77,7 @@ def slow(tmp_path: Path) -> Iterator[SlowStore]:
         tmp_path / "store",
         environment={"LD_PRELOAD": str(shim), "SLOW_SYNC_FILE": str(pace)},
     )
-    store.init()
+    store.copy_of(made_store)
     store.start()
     yield SlowStore(store, pace)
     store.dispose()

@@ -42,10 +42,12 @@ class Refused(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
+def killed(
+    tmp_path_factory: pytest.TempPathFactory, made_store: RunningStore
+) -> Iterator[RunningStore]:
     """A store that was written to and whose server was killed."""
     store = RunningStore(tmp_path_factory.mktemp("killed"))
-    store.init()
+    store.copy_of(made_store)
     store.start()
     store.put("kept.key", "kept")
     store.kill()
@@ -58,8 +60,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStore]:
 def copy(killed: RunningStore, tmp_path: Path) -> Iterator[RunningStore]:
     """A copy of `killed` to break."""
     store = RunningStore(tmp_path / "copy")
-    shutil.copytree(killed.folder, store.folder)
-    store.admin_token = killed.admin_token
+    store.copy_of(killed)
     yield store
     store.dispose()
     for path in (store.data, *store.data.iterdir()):

@@ -98,7 +98,7 @@ def check_sync_before_answer(trace: str, request_id: str, value: str) -> None:
 
 
 @pytest.fixture
-def traced(tmp_path: Path) -> Iterator[tuple[RunningStore, Path]]:
+def traced(tmp_path: Path, made_store: RunningStore) -> Iterator[tuple[RunningStore, Path]]:
     """A store whose server runs under strace from its first instruction.
 
     ``-D`` makes strace the grandchild, so the process that the test starts and stops is the server.
@@ -106,7 +106,7 @@ def traced(tmp_path: Path) -> Iterator[tuple[RunningStore, Path]]:
     trace = tmp_path / "trace"
     strace = ["strace", "-D", "-f", "-yy", "-s", "8192", "-e", f"trace={CALLS}", "-o", str(trace)]
     store = RunningStore(tmp_path / "store", wrapper=strace)
-    store.init()
+    store.copy_of(made_store)
     store.start()
     yield store, trace
     store.dispose()

@@ -88,17 +88,18 @@ def database(store: RunningStore) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-HEAD = "version_id = (SELECT head FROM key WHERE path = '"
 TAMPERED: list[tuple[str, str, str]] = [
     (
         "version",
         "a revoked version made current",
-        "UPDATE version SET state = 'current' WHERE " + HEAD + "t.revoked')",
+        """UPDATE version SET state = 'current'
+        WHERE version_id = (SELECT head FROM key WHERE path = 't.revoked')""",
     ),
     (
         "version",
         "an expiry moved",
-        "UPDATE version SET expires_at = NULL WHERE " + HEAD + "t.expiring')",
+        """UPDATE version SET expires_at = NULL
+        WHERE version_id = (SELECT head FROM key WHERE path = 't.expiring')""",
     ),
     (
         "key",

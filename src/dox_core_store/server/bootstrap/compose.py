@@ -111,7 +111,7 @@ class Composed:
             ),
             *ledger_routes(embedded.ledger_reader),
         ]
-        json, html = "application/json", "text/html; charset=utf-8"
+        json, html = "application/json", "text/html"
         published = {
             "/.well-known/jwks.json": lambda: (
                 "application/jwk-set+json",

@@ -154,7 +154,7 @@ class Node:
         return self._told(200 if ok else 503, "ready" if ok else "not_ready", checks)
 
     async def _show(self) -> tuple[int, str, bytes]:
-        return 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics.render()
+        return 200, "text/plain; version=0.0.4", self._metrics.render()
 
     def _told(self, code: int, status: str, checks: dict[str, str]) -> tuple[int, str, bytes]:
         health = wire.Health(status=status, store_id=self.store_id, version=RELEASE, checks=checks)

@@ -33,6 +33,7 @@ __all__ = [
     "State",
     "VersionRecord",
     "check_value",
+    "fresh_key",
     "next_state",
     "refusal",
     "writable_address",
@@ -159,6 +160,21 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The head, where ``committed`` names the imports that took effect: an import of any size
         becomes visible in one short transaction, and its keys are tidied up afterwards."""
         return self.staged_head if self.staged_import in committed else self.head
+
+
+def fresh_key(key_id: int, address: KeyAddress, now: datetime) -> KeyRecord:
+    """A key that has no version yet."""
+    return KeyRecord(
+        key_id=key_id,
+        path=address.path,
+        environment=address.environment,
+        owner=None,
+        usage=None,
+        created_at=now,
+        rotated_at=None,
+        last_number=0,
+        head=None,
+    )
 
 
 class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ class Grants:
             parsed, suffix = parse_pattern(pattern, environments)
             if environment is not None and environment not in environments:
                 raise InvalidRequestError(
-                    "unknown_environment", f"Environment {environment!a} is not declared."
+                    "unknown_environment", f"Environment {environment[:80]!a} is not declared."
                 )
             if suffix is not None and environment is not None and suffix != environment:
                 raise InvalidRequestError(
@@ -62,7 +62,7 @@ class Grants:
                 )
             record = tx.get(ServiceRecord, name=service)
             if record is None:
-                raise NotFoundError("service_not_found", f"There is no service {service!a}.")
+                raise NotFoundError("service_not_found", f"There is no service {service[:80]!a}.")
             chosen = suffix or environment or record.environment or self._default
             return enter_grant(
                 tx, caller, service, parsed, chosen, effect=Effect(effect), reason=reason
@@ -79,7 +79,7 @@ class Grants:
         def work(tx: Transaction) -> None:
             grant = tx.get(GrantRecord, grant_id=grant_id)
             if grant is None:
-                raise NotFoundError("grant_not_found", f"There is no grant {grant_id!a}.")
+                raise NotFoundError("grant_not_found", f"There is no grant {grant_id[:80]!a}.")
             tx.remove(GrantRecord, grant_id=grant_id)
             tx.record(caller, _entry(Action.UNGRANT, grant, reason))
 

@@ -28,6 +28,7 @@ from dox_core_store.server.domain.key import (
     State,
     VersionRecord,
     check_value,
+    fresh_key,
     next_state,
     writable_address,
 )
@@ -94,7 +95,7 @@ class Keys:
             self._check_version(tx, key, if_version)
             if key is None:
                 tx.spell(prefixes(address.path))
-                key = _new_key(tx, address)
+                key = fresh_key(tx.new_key_id(), address, tx.now)
             key = replace(key, owner=owner or key.owner, usage=usage or key.usage)
             version = self._promote(
                 tx, caller, key, address, raw, self._until(tx, expires_at), None
@@ -235,7 +236,9 @@ class Keys:
 
     def _version(self, tx: Transaction, key: KeyRecord, number: int | None) -> VersionRecord:
         where = {"version_id": key.head} if number is None else {"number": number}
-        version = tx.get(VersionRecord, key_id=key.key_id, **where)
+        version = None
+        if number is None or 1 <= number <= key.last_number:  # any other may not even fit a column
+            version = tx.get(VersionRecord, key_id=key.key_id, **where)
         if version is None:
             raise NotFoundError("version_not_found", f"{key.path} has no such version.")
         return version
@@ -303,24 +306,15 @@ class Keys:
             raise InvalidRequestError("invalid_field", "expires_at needs an offset, such as Z.")
         if expires_at <= tx.now:
             raise InvalidRequestError("invalid_field", "expires_at lies in the past.")
-        return expires_at.astimezone(UTC)
+        try:
+            return expires_at.astimezone(UTC)
+        except OverflowError:
+            raise InvalidRequestError(
+                "invalid_field", "expires_at lies beyond the year 9999 in UTC."
+            ) from None
 
     def _binding(self, address: KeyAddress, version_id: str) -> Binding:
         return Binding(self._store_id, *address, version_id)
-
-
-def _new_key(tx: Transaction, address: KeyAddress) -> KeyRecord:
-    return KeyRecord(
-        key_id=tx.new_key_id(),
-        path=address.path,
-        environment=address.environment,
-        owner=None,
-        usage=None,
-        created_at=tx.now,
-        rotated_at=None,
-        last_number=0,
-        head=None,
-    )
 
 
 def _entry(

@@ -30,6 +30,7 @@ from dox_core_store.server.domain.key import (
     State,
     VersionRecord,
     check_value,
+    fresh_key,
     next_state,
     writable_address,
 )
@@ -109,6 +110,8 @@ class Imports:
         require(caller.roles, Permission.WRITE_KEYS)
         if len(entries) > MAX_SLICE:
             raise InvalidRequestError("invalid_field", f"A slice has at most {MAX_SLICE} entries.")
+        if sequence < 0:
+            raise InvalidRequestError("invalid_field", "Slices are numbered from 0.")
 
         record = await self._catalog.write(lambda tx: _in_sequence(tx, import_id, sequence))
         if sequence == record.next_sequence - 1:
@@ -200,17 +203,7 @@ class Imports:
             key = settle(tx, key)
         if key is None:
             tx.spell(prefixes(address.path))
-            key = KeyRecord(
-                key_id=tx.new_key_id(),
-                path=address.path,
-                environment=address.environment,
-                owner=None,
-                usage=None,
-                created_at=tx.now,
-                rotated_at=None,
-                last_number=0,
-                head=None,
-            )
+            key = fresh_key(tx.new_key_id(), address, tx.now)
         elif self._has(tx, key.head, address, raw):
             return None
         version_id = secrets.token_hex(16)
@@ -314,7 +307,7 @@ def _sweep(tx: Transaction) -> bool:
 def _open(tx: Transaction, import_id: str) -> ImportRecord:
     record = tx.get(ImportRecord, import_id=import_id)
     if record is None or record.status != OPEN:
-        raise NotFoundError("import_not_found", f"There is no open import {import_id!a}.")
+        raise NotFoundError("import_not_found", f"There is no open import {import_id[:80]!a}.")
     return record
 
 

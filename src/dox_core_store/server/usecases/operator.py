@@ -107,7 +107,7 @@ def enter_operator_token(tx: Transaction, caller: Caller, name: str, expires_in:
 def _existing(tx: Transaction, name: str) -> OperatorRecord:
     record = tx.get(OperatorRecord, name=name)
     if record is None:
-        raise NotFoundError("operator_not_found", f"There is no operator {name!a}.")
+        raise NotFoundError("operator_not_found", f"There is no operator {name[:80]!a}.")
     return record
 
 

@@ -40,14 +40,17 @@ _STATUS: tuple[tuple[type[DoxStoreError], Status], ...] = (
     (NotFoundError, Status.NOT_FOUND),
     (RateLimitError, Status.LIMITED),
     (ConflictError, Status.FAILED),
+    (InternalError, Status.FAILED),
     (StoreUnavailableError, Status.FAILED),
     (InternalError, Status.FAILED),
 )
 
 
 def status_of(error: DoxStoreError) -> Status:
-    """How the ledger calls what ended with ``error``; a request we cannot take is INVALID."""
-    return next((status for kind, status in _STATUS if isinstance(error, kind)), Status.INVALID)
+    """How the ledger calls what ended with ``error``: a request we cannot take is INVALID, and what
+    is no answer of a server (a damaged store) is a fault of ours."""
+    otherwise = Status.FAILED if error.status is None else Status.INVALID
+    return next((status for kind, status in _STATUS if isinstance(error, kind)), otherwise)
 
 
 class _Kind(NamedTuple):

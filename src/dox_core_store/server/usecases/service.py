@@ -74,7 +74,7 @@ class Services:
             environments = tx.environments()
             if environment is not None and environment not in environments:
                 raise InvalidRequestError(
-                    "unknown_environment", f"Environment {environment!a} is not declared."
+                    "unknown_environment", f"Environment {environment[:80]!a} is not declared."
                 )
             before = tx.get(ServiceRecord, name=name)
             record = before or _new(tx, name)
@@ -167,7 +167,7 @@ class Services:
         def work(tx: Transaction) -> ServiceRecord:
             record = tx.get(ServiceRecord, name=name)
             if record is None:
-                raise NotFoundError("service_not_found", f"There is no service {name!a}.")
+                raise NotFoundError("service_not_found", f"There is no service {name[:80]!a}.")
             record = change(tx, record)
             tx.put(record)
             tx.record(caller, _entry(action, name, reason))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import secrets
 
+from msgspec.structs import replace
+
 from dox_core_store.errors import ConfigurationError, InternalError
 from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
-from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord
+from dox_core_store.server.domain.key import State, VersionRecord, fresh_key
 from dox_core_store.server.ports import Found, Transaction, Vault
 
 __all__ = ["CHECKPOINT_KEY", "keep_secret", "open_secret", "signing_key_address"]
@@ -35,17 +37,8 @@ def keep_secret(
 ) -> None:
     """Seal ``raw`` as the only version at ``address``."""
     version_id = secrets.token_hex(16)
-    key = KeyRecord(
-        key_id=tx.new_key_id(),
-        path=address.path,
-        environment=address.environment,
-        owner=None,
-        usage=None,
-        created_at=tx.now,
-        rotated_at=tx.now,
-        last_number=1,
-        head=version_id,
-    )
+    key = fresh_key(tx.new_key_id(), address, tx.now)
+    key = replace(key, rotated_at=tx.now, last_number=1, head=version_id)
     version = VersionRecord(
         version_id=version_id,
         key_id=key.key_id,

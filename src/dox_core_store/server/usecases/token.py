@@ -94,7 +94,7 @@ class Tokens:
             chosen = environment or service.environment or self._default_environment
             if chosen not in tx.environments():
                 raise InvalidRequestError(
-                    "unknown_environment", f"Environment {chosen!a} is not declared."
+                    "unknown_environment", f"Environment {chosen[:80]!a} is not declared."
                 )
             return enter_token(
                 tx,
@@ -117,7 +117,7 @@ class Tokens:
         def work(tx: Transaction) -> None:
             token = tx.get(TokenRecord, token_id=token_id)
             if token is None:
-                raise NotFoundError("token_not_found", f"There is no token {token_id!a}.")
+                raise NotFoundError("token_not_found", f"There is no token {token_id[:80]!a}.")
             if token.revoked_at is None:
                 tx.put(replace(token, revoked_at=tx.now))
                 tx.record(

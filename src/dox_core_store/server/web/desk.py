@@ -202,7 +202,7 @@ def _query(route: Route, scope: Scope) -> dict[str, str]:
     query = dict(pairs)
     unknown = sorted(query.keys() - set(route.parameters))
     if unknown or len(query) != len(pairs):
-        what = f"{unknown[0]!a} is unknown" if unknown else "One is given twice"
+        what = f"{unknown[0][:80]!a} is unknown" if unknown else "One is given twice"
         takes = ", ".join(route.parameters) or "none"
         raise InvalidRequestError("invalid_parameter", f"{what}; parameters here: {takes}.")
     return query

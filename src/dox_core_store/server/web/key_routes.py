@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Callable
 
 from dox_core_store import wire
@@ -21,12 +22,13 @@ __all__ = ["key_routes", "page_limit"]
 
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
+_LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 
 
 def page_limit(call: Call) -> int:
     """The page size asked for: ``limit``, 1 to 500, by default 100."""
     text = call.query.get("limit", str(DEFAULT_PAGE))
-    if not text.isdigit() or not 1 <= int(text[:9]) <= MAX_PAGE:
+    if _LIMIT.fullmatch(text) is None or int(text) > MAX_PAGE:
         raise InvalidRequestError("invalid_parameter", f"limit takes 1 to {MAX_PAGE}.")
     return int(text)
 

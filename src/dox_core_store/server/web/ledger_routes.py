@@ -70,8 +70,8 @@ def _time(call: Call, name: str) -> datetime | None:
         return None
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):  # an offset may lead out of the years 1 to 9999
         raise InvalidRequestError(
             "invalid_parameter", f"{name} takes a time such as 2025-11-04T13:30:00Z."
         ) from None
-    return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)

@@ -124,7 +124,7 @@ def parse(kind: type[Body], raw: bytes) -> Body:
         json.loads(raw, object_pairs_hook=_distinct)
         return decode(kind, raw)
     except msgspec.ValidationError as error:
-        raise InvalidRequestError("invalid_field", f"{error}.") from None
+        raise InvalidRequestError("invalid_field", f"{str(error)[:200]}.") from None
     except (ValueError, RecursionError):  # includes UnicodeDecodeError, msgspec.DecodeError
         raise InvalidRequestError(
             "malformed_json", "The body is not valid JSON, or names a member twice."

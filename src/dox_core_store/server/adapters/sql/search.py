@@ -8,6 +8,7 @@ where to go on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -29,7 +30,9 @@ _SCAN_BLOCKS = 5_000
 _SLACK_MICROSECONDS = 10_000_000
 """Blocks are stored in order of time, give or take what waits for one commit."""
 
-_CURSOR_CHARACTERS = 40
+
+_CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})", re.ASCII)
+"""Block and place; both fit SQLite's 64-bit integers."""
 
 
 class Block(NamedTuple):
@@ -196,10 +199,10 @@ def _common(postings: list[list[int]]) -> Iterator[int]:
 def _position(cursor: str | None) -> tuple[int, int]:
     if cursor is None:
         return 2**62, 0
-    block, dot, place = cursor.partition(".")
-    if not (dot and block.isdigit() and place.isdigit() and len(cursor) < _CURSOR_CHARACTERS):
+    match = _CURSOR.fullmatch(cursor)
+    if match is None:
         raise InvalidRequestError("invalid_parameter", "cursor is not one of ours.")
-    return int(block), int(place)
+    return int(match[1]), int(match[2])
 
 
 def _spellings(path: str, environments: frozenset[str]) -> list[str]:
