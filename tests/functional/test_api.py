@@ -829,11 +829,12 @@ def test_an_import_overwrites_nothing_unseen(store: RunningStore) -> None:
     values = {"api.clash.key": "imported", "api.clash.new": "imported"}
     assert stage(store, import_id, 0, values).status == 200
     assert store.put("api.clash.key", "two")["state"] == "current"
+    assert store.put("api.clash.new", "mine")["version"] == 1
     refused = ask(store, "POST", f"/v1/imports/{import_id}/commit", body={})
     assert code_of(refused) == "version_conflict"
-    assert "api.clash.key" in refused.json["detail"]
+    assert "api.clash." in refused.json["detail"]
     assert read(store, "api.clash.key") == "two"
-    assert read(store, "api.clash.new") == "key_not_found"
+    assert read(store, "api.clash.new") == "mine"
     post(store, f"/v1/imports/{import_id}/abort")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 from tests.functional.kept_connection import connected
 from tests.functional.running import Answer, RunningStore
@@ -67,3 +68,14 @@ def test_a_stream_left_open_by_a_kill_is_closed_by_the_next_start(store: Running
     (closed,) = [entry for entry in entries if entry["action"] == "CLOSE"]
     assert closed["stream"] == opened[0]
     assert "without closing" in closed["reason"]
+
+
+def test_half_a_request_delays_the_end_and_does_not_spoil_it(idle_store: RunningStore) -> None:
+    store = idle_store
+    store.environment["DOXSTORE_SHUTDOWN_SECONDS"] = "1"
+    store.start()
+    with socket.create_connection((store.host, store.port), 10) as half:
+        half.sendall(b"GET /v1/keys/end.key HTTP/1.1\r\nHost: sto")
+        assert store.get("end.key").status == 404  # by now the half was read too
+        assert store.stop() == 0
+    assert "error[" not in store.log_text()

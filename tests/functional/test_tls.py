@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import os
 import signal
+import socket
 import ssl
 import threading
 import time
@@ -23,6 +24,7 @@ from dox_core_store.errors import ConfigurationError, ConnectionFailedError
 READERS = 4
 RELOADS = 2
 RELOAD_SECONDS = 10.0
+SHUTDOWN_SECONDS = 1
 
 
 class TlsStore(NamedTuple):
@@ -55,6 +57,16 @@ class TlsStore(NamedTuple):
         )
         return self.served_number(pem.encode())
 
+    def reload(self) -> None:
+        """A new certificate, SIGHUP, and back once every new connection is shown it."""
+        wanted = self.issue_certificate()
+        os.kill(self.store.pid, signal.SIGHUP)
+        deadline = time.monotonic() + RELOAD_SECONDS
+        # The old and the new listener overlap for a moment, so that nobody finds neither.
+        while {self.served() for _ in range(10)} != {wanted}:
+            assert time.monotonic() < deadline, self.store.log_text()
+            time.sleep(0.02)
+
 
 @pytest.fixture(scope="module")
 def tls(tmp_path_factory: pytest.TempPathFactory, made_store: RunningStore) -> Iterator[TlsStore]:
@@ -68,6 +80,7 @@ def tls(tmp_path_factory: pytest.TempPathFactory, made_store: RunningStore) -> I
         environment={
             "DOXSTORE_TLS_CERTIFICATE_FILE": str(certificate),
             "DOXSTORE_TLS_KEY_FILE": str(key),
+            "DOXSTORE_SHUTDOWN_SECONDS": str(SHUTDOWN_SECONDS),
         },
         ca_file=ca_file,
     )
@@ -110,6 +123,18 @@ def test_a_client_with_the_authority_reads_and_one_without_refuses(
     plain.close()
 
 
+def test_a_broken_new_certificate_leaves_the_old_one_served(tls: TlsStore) -> None:
+    before = tls.served()
+    tls.certificate.write_text("not a certificate")
+    os.kill(tls.store.pid, signal.SIGHUP)
+    deadline = time.monotonic() + RELOAD_SECONDS
+    while "the old certificate stays" not in tls.store.log_text():
+        assert time.monotonic() < deadline, tls.store.log_text()
+        time.sleep(0.02)
+    assert tls.served() == before
+    assert tls.store.request("GET", "/v1/ready", token="").status == 200
+
+
 def read_all_the_while(
     store: RunningStore, token: str, done: threading.Event, statuses: list[int]
 ) -> None:
@@ -142,18 +167,15 @@ def test_sighup_serves_the_new_certificate_and_drops_no_request(tls: TlsStore) -
     ]
     for reader in readers:
         reader.start()
+    before = tls.served()
+    assert before != tls.issue_certificate()
+    assert tls.served() == before, "a certificate is taken when told, not before"
     try:
         for _ in range(RELOADS):
-            before, wanted = tls.served(), tls.issue_certificate()
-            assert before != wanted
-            assert tls.served() == before, "a certificate is taken when told, not before"
             answered = len(statuses)
-            os.kill(store.pid, signal.SIGHUP)
-            deadline = time.monotonic() + RELOAD_SECONDS
-            # The old and the new listener overlap for a moment, so that nobody finds neither.
-            while {tls.served() for _ in range(10)} != {wanted} or len(statuses) < answered + 10:
-                assert time.monotonic() < deadline, store.log_text()
-                time.sleep(0.02)
+            tls.reload()
+            while len(statuses) < answered + 10:
+                time.sleep(0.01)
     finally:
         done.set()
         for reader in readers:
@@ -162,16 +184,15 @@ def test_sighup_serves_the_new_certificate_and_drops_no_request(tls: TlsStore) -
     assert "Traceback" not in store.log_text()
 
 
-def test_a_broken_new_certificate_leaves_the_old_one_served(tls: TlsStore) -> None:
-    before = tls.served()
-    tls.certificate.write_text("not a certificate")
-    os.kill(tls.store.pid, signal.SIGHUP)
-    deadline = time.monotonic() + RELOAD_SECONDS
-    while "the old certificate stays" not in tls.store.log_text():
-        assert time.monotonic() < deadline, tls.store.log_text()
-        time.sleep(0.02)
-    assert tls.served() == before
-    assert tls.store.request("GET", "/v1/ready", token="").status == 200
+def test_half_a_request_does_not_end_the_server_when_certificates_are_read(tls: TlsStore) -> None:
+    store = tls.store
+    trust = ssl.create_default_context(cafile=store.ca_file)
+    plain = socket.create_connection((store.host, store.port), 10)
+    with trust.wrap_socket(plain, server_hostname=store.host) as half:
+        half.sendall(b"GET /v1/keys/tls.key HTTP/1.1\r\nHost: sto")
+        tls.reload()
+        tls.reload()  # is done only when the first one is over with the half request
+    assert store.request("GET", "/v1/ready", token="").status == 200
 
 
 def test_nothing_speaks_plain_http_beyond_loopback(idle_store: RunningStore) -> None:

@@ -25,6 +25,7 @@ from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord
 from dox_core_store.server.domain.limit import Verdict
 from dox_core_store.server.domain.token import Claims, Kind
+from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
@@ -77,19 +78,24 @@ class World:
         self.vault = PlainVault()
         self.registry = Registry(catalog=self.catalog, clock=self.clock, key_set=NoKeys())
         self.feed = Feed(catalog=self.catalog, registry=self.registry, forget=self.values.forget)
-        self.reveal = Reveal(
+        decisions = Decisions(
             store_id="store_1",
             default_environment="production",
             registry=self.registry,
-            feed=self.feed,
             catalog=self.catalog,
             vault=self.vault,
+            values=self.values,
+            clock=self.clock,
+            render=lambda _address, _version, value: value,
+        )
+        self.decisions = decisions
+        self.reveal = Reveal(
+            decisions=decisions,
+            feed=self.feed,
             ledger=self.ledger,
             refusals=Refusals(ledger=self.ledger),
             values=self.values,
-            clock=self.clock,
             stamp=lambda: "t",
-            render=lambda _address, _version, value: value,
         )
         self.service = ServiceRecord(
             name="jules",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
@@ -269,6 +269,8 @@ def test_a_store_does_what_a_dict_says(asking: Asking, monkeypatch: pytest.Monke
             max_examples=15,
             stateful_step_count=20,
             deadline=None,
+            # A failing walk is told as it was met: making it shorter takes longer than a test may.
+            phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -15,6 +15,7 @@ from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.domain.access import Role
 from dox_core_store.server.settings import Settings
+from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.environment import Environments
 from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.grant import Grants
@@ -111,6 +112,16 @@ class Composed:
             ),
             *ledger_routes(embedded.ledger_reader),
         ]
+        decisions = Decisions(
+            store_id=store_id,
+            default_environment=default,
+            registry=registry,
+            catalog=catalog,
+            vault=store.vault,
+            values=values,
+            clock=clock,
+            render=render_key(settings.cache_ttl_ceiling_seconds, settings.outage_grace_seconds),
+        )
         json, html = "application/json", "text/html"
         published = {
             "/.well-known/jwks.json": lambda: (
@@ -138,21 +149,14 @@ class Composed:
                 pages={**pages, **{at: _page(content) for at, content in published.items()}},
             ),
             authenticator=authenticator,
+            decisions=decisions,
             reveal=Reveal(
-                store_id=store_id,
-                default_environment=default,
-                registry=registry,
+                decisions=decisions,
                 feed=feed,
-                catalog=catalog,
-                vault=store.vault,
                 ledger=ledger,
                 refusals=refusals,
                 values=values,
-                clock=clock,
                 stamp=stamp,
-                render=render_key(
-                    settings.cache_ttl_ceiling_seconds, settings.outage_grace_seconds
-                ),
             ),
             refusals=refusals,
             request_ids=request_ids,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dox_core_store.errors import NotFoundError
+from dox_core_store.errors import InvalidRequestError, NotFoundError
 from dox_core_store.key_path import (
     RESERVED_PREFIX,
     KeyAddress,
@@ -53,7 +53,17 @@ class KeyList:
     ) -> list[KeyRow]:
         """A page of keys, without their values."""
         require(caller.roles, Permission.LIST_KEYS)
+        declared = self._registry.environments
+        if environment is not None and environment not in declared:
+            raise InvalidRequestError(
+                "unknown_environment", f"Environment {environment[:80]!a} is not declared."
+            )
         if prefix is not None:
-            prefix, named = split_environment(prefix, self._registry.environments)
+            prefix, named = split_environment(prefix, declared)
+            if environment not in (None, named or environment):
+                raise InvalidRequestError(
+                    "environment_conflict",
+                    f"The prefix ends in {named}, but the request says {environment}.",
+                )
             environment = environment or named
         return await self._catalog.keys(prefix, environment, after, limit)

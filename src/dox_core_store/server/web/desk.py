@@ -8,6 +8,7 @@ they are told, and turn whatever was raised into a recorded refusal and a proble
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -38,6 +39,7 @@ from dox_core_store.wire import encode
 __all__ = ["Answered", "Call", "Desk", "Reply", "Route"]
 
 _SHOWN_CHARACTERS = 256
+_PLACE = re.compile(r"\{(\w+):str\}")
 _ANONYMOUS = Caller("anonymous", (), "", "", "")
 
 
@@ -71,6 +73,7 @@ class Route(NamedTuple):
     statuses: tuple[int, ...] = (200,)
     parameters: tuple[str, ...] = ()
     is_read: bool = False
+    media_type: str = "application/json"
 
     def subject(self, path: Mapping[str, str]) -> str:
         """How the ledger names what this call is about."""
@@ -127,6 +130,7 @@ class Desk:
                 self._authenticator.authenticate(bearer(heard.authorization), caller.ip_address),
                 caller,
             )
+            _check_spelling(route, path, scope)
             call = Call(caller, path, _query(route, scope), await _body(route, receive))
             reply = await route.handle(call)
             if route.is_read:
@@ -140,7 +144,7 @@ class Desk:
         headers = [(b"cache-control", b"no-store"), (b"x-request-id", caller.request_id.encode())]
         if isinstance(reply.body, AsyncIterator):
             return Answered(
-                status, [(b"content-type", b"application/x-ndjson"), *headers], reply.body
+                status, [(b"content-type", route.media_type.encode()), *headers], reply.body
             )
         if reply.body is None:
             return Answered(status, headers, b"")
@@ -186,6 +190,16 @@ def _known(principal: Principal, caller: Caller) -> Caller:
     known = principal.known
     roles = tuple(known.roles) if isinstance(known, OperatorRecord) else ()
     return caller._replace(name=principal.name, roles=roles, token_id=principal.claims.token_id)
+
+
+def _check_spelling(route: Route, path: Mapping[str, str], scope: Scope) -> None:
+    """An address has one spelling: what the framework would repair (percent escapes, doubled and
+    trailing slashes) is refused, as at the door."""
+    written = _PLACE.sub(lambda place: path[place[1]], route.address)
+    if scope["raw_path"] != written.encode():
+        raise InvalidRequestError(
+            "malformed_path", "An address takes no percent escapes and no further slashes."
+        )
 
 
 def _query(route: Route, scope: Scope) -> dict[str, str]:

@@ -24,6 +24,7 @@ from dox_core_store.errors import (
 from dox_core_store.server.domain.key import VersionRecord
 from dox_core_store.server.domain.ledger import Action, Entry
 from dox_core_store.server.domain.limit import Verdict
+from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import KnownService
@@ -93,6 +94,7 @@ class Door:
         *,
         application: Callable[[Scope, Receive, Send], Any],
         authenticator: Authenticator,
+        decisions: Decisions,
         reveal: Reveal,
         refusals: Refusals,
         request_ids: RequestIds,
@@ -103,6 +105,7 @@ class Door:
     ) -> None:
         self._application = application
         self._authenticator = authenticator
+        self._decisions = decisions
         self._reveal = reveal
         self._refusals = refusals
         self._request_ids = request_ids
@@ -171,7 +174,7 @@ class Door:
             except DoxStoreError as error:
                 await self._refuse(principal.name, path, asked, error)
                 raise
-        verdict = self._reveal.limit(principal)
+        verdict = self._decisions.limit(principal)
         try:
             found = await self._reveal.one(principal, path, number, asked, verdict)
         except DoxStoreError as error:
@@ -212,7 +215,7 @@ class Door:
         except DoxStoreError as error:
             await self._refuse(principal.name, "batch-get", asked, error)
             raise
-        verdict = self._reveal.limit(principal, len(paths))
+        verdict = self._decisions.limit(principal, len(paths))
         limits = _limits(principal, verdict)
         try:
             found = await self._reveal.many(principal, paths, asked, verdict)

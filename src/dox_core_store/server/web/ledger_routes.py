@@ -43,7 +43,7 @@ def ledger_routes(reader: LedgerReader) -> list[Route]:
               parameters=(*_NAMES, "since", "until", "cursor", "limit"), is_read=True),
         Route("GET", "/v1/ledger/export", Action.READ_LEDGER,
               "Every entry in stored order, as JSON Lines", export, answer=wire.LedgerRecord,
-              is_read=True),
+              is_read=True, media_type="application/x-ndjson"),
     ]  # fmt: skip
 
 

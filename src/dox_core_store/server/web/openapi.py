@@ -104,7 +104,7 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
             str(status): (
                 {"description": route.summary}
                 if route.answer is None
-                else _json(route.summary, schemas[str(route.answer)])
+                else _json(route.summary, schemas[str(route.answer)], route.media_type)
             )
             for status in route.statuses
         }
@@ -127,8 +127,8 @@ def _in_path(name: str) -> dict[str, Any]:
     return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
 
 
-def _json(description: str, schema: Any) -> dict[str, Any]:
-    return {"description": description, "content": {"application/json": {"schema": schema}}}
+def _json(description: str, schema: Any, media_type: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}}
 
 
 def _problems(*statuses: str) -> dict[str, Any]:
