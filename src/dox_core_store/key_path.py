@@ -108,7 +108,7 @@ def parse_pattern(text: str, environments: Collection[str]) -> tuple[str, str | 
         environment = segments.pop()
     body, tail = (segments[:-1], segments[-1]) if segments[-1] == "**" else (segments, None)
     if (
-        len(text) > MAX_PATH_CHARACTERS + 33
+        len(".".join(segments)) > MAX_PATH_CHARACTERS
         or len(segments) > MAX_SEGMENTS
         or any(_PATTERN_SEGMENT.fullmatch(segment) is None for segment in body)
         or (tail is None and segments[-1].lower() in environments)

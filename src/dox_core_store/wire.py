@@ -7,7 +7,7 @@ Times are RFC 3339 in UTC. A field that holds a value or a token has type `Sensi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 
@@ -50,6 +50,12 @@ __all__ = [
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+
+
+Reason = Annotated[str, msgspec.Meta(max_length=1_000)]
+"""Free text of a person; it stands on the ledger, whole."""
+
+Owner = Annotated[str, msgspec.Meta(max_length=200)]
 
 
 class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -97,7 +103,7 @@ class TokenIssued(Answer):
 class ReasonRequest(Request):
     """A change that takes nothing but its reason."""
 
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 # --- keys -----------------------------------------------------------------------------------
@@ -139,10 +145,10 @@ class PutKeyRequest(Request):
     value: Sensitive
     environment: str | None = None
     if_version: int | None = None
-    owner: str | None = None
-    usage: str | None = None
+    owner: Owner | None = None
+    usage: Reason | None = None
     expires_at: datetime | None = None
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class VersionRequest(Request):
@@ -150,7 +156,7 @@ class VersionRequest(Request):
 
     version: int | None = None
     environment: str | None = None
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class RollbackRequest(Request):
@@ -159,7 +165,7 @@ class RollbackRequest(Request):
     to_version: int | None = None
     environment: str | None = None
     if_version: int | None = None
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class ExtendRequest(Request):
@@ -167,7 +173,7 @@ class ExtendRequest(Request):
 
     expires_at: datetime
     environment: str | None = None
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class KeyWritten(Answer):
@@ -245,7 +251,7 @@ class LimitRequest(Request):
 
     limit: str
     burst: int | None = None
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class Service(Answer):
@@ -266,7 +272,7 @@ class GrantRequest(Request):
     pattern: str
     environment: str | None = None
     effect: str = "allow"
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class Grant(Answer):
@@ -281,7 +287,7 @@ class Grant(Answer):
 
 class EnvironmentRequest(Request):
     name: str
-    reason: str | None = None
+    reason: Reason | None = None
 
 
 class Environment(Answer):

@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dox_core_store.key_path import KeyAddress
-from dox_core_store.server.domain.access import Caller, TokenRecord
+from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, VersionRecord
 from dox_core_store.server.domain.ledger import Entry
@@ -160,8 +160,8 @@ class Catalog(Protocol):
     ) -> list[Record]:
         """A page of records in order of their primary key, after ``after``."""
 
-    async def revoked_tokens(self, now: datetime) -> list[TokenRecord]:
-        """Revoked tokens that have not expired by ``now``."""
+    async def live_tokens(self, now: datetime) -> set[str]:
+        """Ids of the tokens that were not revoked and have not expired by ``now``."""
 
     async def environments(self) -> list[str]:
         """The declared environments, sorted."""

@@ -103,11 +103,13 @@ class MemoryCatalog:
         ]
         return found[:limit]
 
-    async def revoked_tokens(self, now: datetime) -> list[TokenRecord]:
+    async def live_tokens(self, now: datetime) -> set[str]:
         tokens: Iterable[TokenRecord] = self._records.get(TokenRecord, {}).values()
-        return [
-            token for token in tokens if token.revoked_at is not None and token.expires_at > now
-        ]
+        return {
+            token.token_id
+            for token in tokens
+            if token.revoked_at is None and token.expires_at > now
+        }
 
     async def environments(self) -> list[str]:
         return self._environments

@@ -20,7 +20,13 @@ from dox_core_store.errors import (
     StoreUnavailableError,
     UnauthorizedError,
 )
-from dox_core_store.server.domain.access import Effect, GrantRecord, ServiceRecord, TokenRecord
+from dox_core_store.server.domain.access import (
+    Effect,
+    GrantRecord,
+    ServiceRecord,
+    TokenRecord,
+    grants_digest,
+)
 from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord
 from dox_core_store.server.domain.limit import Verdict
@@ -76,7 +82,13 @@ class World:
         self.ledger = RecordingLedger()
         self.values = WatchedCache()
         self.vault = PlainVault()
-        self.registry = Registry(catalog=self.catalog, clock=self.clock, key_set=NoKeys())
+        self.alarms: list[tuple[str, str]] = []
+        self.registry = Registry(
+            catalog=self.catalog,
+            clock=self.clock,
+            key_set=NoKeys(),
+            alarm=lambda table, row: self.alarms.append((table, row)),
+        )
         self.feed = Feed(catalog=self.catalog, registry=self.registry, forget=self.values.forget)
         decisions = Decisions(
             store_id="store_1",
@@ -128,9 +140,22 @@ class World:
             not_before=now,
             expires_at=now + 3_600,
         )
-        self.catalog.put(self.service)
+        self.catalog.put(replace(self.service, grants_digest=grants_digest([self.grant])))
         self.catalog.put(self.grant)
+        self.catalog.put(self.token(revoked=False))
         self.numbers: dict[str, int] = {}
+
+    def token(self, *, revoked: bool) -> TokenRecord:
+        return TokenRecord(
+            token_id="tok_1",
+            kind="service",
+            name="jules",
+            environment="production",
+            issued_at=self.clock.now(),
+            expires_at=self.clock.now() + timedelta(days=1),
+            issued_by="t",
+            revoked_at=self.clock.now() if revoked else None,
+        )
 
     async def start(self) -> World:
         await self.feed.start()
@@ -320,18 +345,7 @@ async def test_a_grant_taken_back_before_the_commit_counts(world: World) -> None
 @in_a_world
 async def test_a_token_revoked_before_the_commit_counts(world: World) -> None:
     def revoke() -> None:
-        world.catalog.put(
-            TokenRecord(
-                token_id="tok_1",
-                kind="service",
-                name="jules",
-                environment=None,
-                issued_at=world.clock.now(),
-                expires_at=world.clock.now() + timedelta(days=1),
-                issued_by="t",
-                revoked_at=world.clock.now(),
-            )
-        )
+        world.catalog.put(world.token(revoked=True))
         world.ledger.head = world.catalog.change("REVOKE_TOKEN", "_store.tokens.tok_1")
 
     world.ledger.during_commit = revoke
@@ -451,3 +465,25 @@ async def test_what_belongs_to_the_store_is_refused_to_everyone(world: World) ->
     for path in ("_store", "_store.checkpoint_key", "_STORE.x"):
         assert (await refusal(world.read(path))).code == "not_authorized"
     assert world.catalog.asked == []
+
+
+@in_a_world
+async def test_a_service_whose_grants_are_not_those_it_is_bound_to_gets_nothing(
+    world: World,
+) -> None:
+    def take_the_grants_apart() -> None:
+        world.catalog.put(replace(world.grant, pattern="a.**"))
+        world.ledger.head = world.catalog.change("GRANT", "_store.services.jules")
+
+    assert await world.read("a.b") == b"value"
+    take_the_grants_apart()
+    assert isinstance(await refusal(world.read("a.b")), UnauthorizedError)
+    assert world.alarms == [("access_grant", "jules")]
+
+
+@in_a_world
+async def test_a_token_that_is_not_among_the_live_ones_is_refused(world: World) -> None:
+    world.catalog.put(world.token(revoked=True))
+    await world.registry.load()
+    with pytest.raises(AuthenticationError, match="revoked"):
+        world.registry.check(world.claims, world.clock.seconds())

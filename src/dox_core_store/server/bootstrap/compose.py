@@ -53,18 +53,21 @@ class Composed:
         clock: SystemClock,
         pages: Mapping[str, Page],
         report: Callable[[BaseException, str], None],
+        alarm: Callable[[str, str], None],
     ) -> None:
         store, catalog, ledger = embedded.store, embedded.catalog, embedded.ledger
         store_id, default = store.store_id, store.default_environment
         stamp, request_ids = LedgerStamp(), RequestIds()
         signing_keys = SigningKeys(lambda keys: TokenVerifier(store_id=store_id, keys=keys))
-        registry = Registry(catalog=catalog, clock=clock, key_set=signing_keys)
+        registry = Registry(catalog=catalog, clock=clock, key_set=signing_keys, alarm=alarm)
         values = ValueCache()
         self.feed = feed = Feed(catalog=catalog, registry=registry, forget=values.forget)
         self.refusals = refusals = Refusals(ledger=ledger)
         self.sweep_soon = asyncio.Event()
         self.metrics = DoorMetrics()
-        authenticator = Authenticator(keys=signing_keys, registry=registry, clock=clock)
+        authenticator = Authenticator(
+            keys=signing_keys, registry=registry, clock=clock, catch_up=feed.catch_up
+        )
         self.imports = imports = Imports(
             store_id=store_id,
             default_environment=default,

@@ -101,6 +101,7 @@ class Node:
                 "/metrics": self._show,
             },
             report=self._report,
+            alarm=self._alarm,
         )
         self._metrics = NodeMetrics(
             door=composed.metrics,

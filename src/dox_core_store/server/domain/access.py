@@ -8,6 +8,7 @@ over a tree compiled from the service's grants.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,7 @@ import msgspec
 from dox_core_store.errors import UnauthorizedError
 
 __all__ = [
+    "EMPTY_GRANTS",
     "PERMISSIONS",
     "Caller",
     "Effect",
@@ -28,6 +30,7 @@ __all__ = [
     "Role",
     "ServiceRecord",
     "TokenRecord",
+    "grants_digest",
     "permitted",
     "require",
 ]
@@ -98,6 +101,9 @@ class Effect(StrEnum):
     DENY = "deny"
 
 
+EMPTY_GRANTS = hashlib.sha256(b"[]").hexdigest()
+
+
 class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A registered consumer. Tokens carry ``generation``; raising it kills all issued before."""
 
@@ -110,6 +116,9 @@ class ServiceRecord(msgspec.Struct, frozen=True, kw_only=True):
     limit_burst: int
     decommissioned_at: datetime | None
     created_at: datetime
+    grants_digest: str = EMPTY_GRANTS
+    """Binds the service's row, and so its MAC, to the whole set of its grants: see
+    `grants_digest`."""
     requested: list[str] = []
 
 
@@ -121,6 +130,12 @@ class GrantRecord(msgspec.Struct, frozen=True, kw_only=True):
     environment: str
     created_at: datetime
     created_by: str
+
+
+def grants_digest(grants: Iterable[GrantRecord]) -> str:
+    """SHA-256 over a set of grants, in hex: a grant taken away, put back or moved shows in it."""
+    rows = sorted([g.grant_id, g.service, g.effect, g.pattern, g.environment] for g in grants)
+    return hashlib.sha256(msgspec.json.encode(rows)).hexdigest()
 
 
 class OperatorRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,6 +24,7 @@ from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress, parse_address
 from dox_core_store.sensitive import Sensitive
 
 __all__ = [
+    "BATCH",
     "MAX_VALUE_BYTES",
     "READABLE",
     "TRANSITIONS",
@@ -40,6 +41,8 @@ __all__ = [
 ]
 
 MAX_VALUE_BYTES = 64 * 1024
+BATCH = "batch-get"
+"""Where the door takes batches: ``/v1/keys/batch-get`` is no key."""
 
 
 class State(StrEnum):
@@ -137,6 +140,8 @@ def writable_address(
     address = parse_address(text, environments, default=default, explicit=explicit)
     if address.path.partition(".")[0].lower() == RESERVED_PREFIX:
         raise InvalidRequestError("reserved_path", "What begins with _store is the store's own.")
+    if address.path == BATCH:
+        raise InvalidRequestError("reserved_path", f"{BATCH} is an address of the door.")
     return address
 
 

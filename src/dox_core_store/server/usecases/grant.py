@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 
+from msgspec.structs import replace
+
 from dox_core_store.errors import InvalidRequestError, NotFoundError
 from dox_core_store.key_path import parse_pattern
 from dox_core_store.server.domain.access import (
@@ -12,6 +14,7 @@ from dox_core_store.server.domain.access import (
     GrantRecord,
     Permission,
     ServiceRecord,
+    grants_digest,
     require,
 )
 from dox_core_store.server.domain.ledger import Action
@@ -81,6 +84,7 @@ class Grants:
             if grant is None:
                 raise NotFoundError("grant_not_found", f"There is no grant {grant_id[:80]!a}.")
             tx.remove(GrantRecord, grant_id=grant_id)
+            _bind(tx, grant.service)
             tx.record(caller, _entry(Action.UNGRANT, grant, reason))
 
         await self._catalog.write(work)
@@ -121,8 +125,17 @@ def enter_grant(
         created_by=caller.name,
     )
     tx.put(grant)
+    _bind(tx, service)
     tx.record(caller, _entry(Action.GRANT, grant, reason))
     return grant
+
+
+def _bind(tx: Transaction, service: str) -> None:
+    """Bind the service's row to the grants that it has now."""
+    record = tx.get(ServiceRecord, name=service)
+    if record is not None:
+        digest = grants_digest(tx.find(GrantRecord, service=service))
+        tx.put(replace(record, grants_digest=digest))
 
 
 def _entry(action: Action, grant: GrantRecord, reason: str | None) -> dict[str, object]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -96,16 +96,25 @@ class Principal:
 class Authenticator:
     """Finds the principal of a token. Lives on the event loop."""
 
-    def __init__(self, *, keys: SigningKeys, registry: Registry, clock: Clock) -> None:
+    def __init__(
+        self,
+        *,
+        keys: SigningKeys,
+        registry: Registry,
+        clock: Clock,
+        catch_up: Callable[[], Awaitable[None]],
+    ) -> None:
         self._keys = keys
         self._registry = registry
         self._clock = clock
+        self._seconds = clock.seconds
+        self._catch_up = catch_up
         self._principals: OrderedDict[bytes, Principal] = OrderedDict()
         self._failures: OrderedDict[bytes, tuple[float, str, str]] = OrderedDict()
         self._addresses: OrderedDict[str, Bucket] = OrderedDict()
         self._revision = keys.revision
 
-    def authenticate(self, raw: bytes, address: str) -> Principal:
+    async def authenticate(self, raw: bytes, address: str) -> Principal:
         """The principal of token ``raw``, sent from ``address``.
 
         Raises `AuthenticationError`; `RateLimitError` where that address sent too many bad ones.
@@ -116,13 +125,26 @@ class Authenticator:
             self._revision = self._keys.revision
         digest = hashlib.sha256(raw).digest()
         principal = self._principals.get(digest)
-        if principal is None:
-            principal = self._verify(raw, digest, address)
-        principal.known = self._registry.check(principal.claims, self._clock.seconds())
+        if principal is not None:
+            principal.known = await self._check(principal.claims)
+            return principal
+        claims = self._verify(raw, digest, address)
+        principal = Principal(claims, await self._check(claims))
+        _keep(self._principals, digest, principal, _MAX_PRINCIPALS)
         return principal
 
-    def _verify(self, raw: bytes, digest: bytes, address: str) -> Principal:
-        now = self._clock.seconds()
+    async def _check(self, claims: Claims) -> KnownService | OperatorRecord:
+        """`Registry.check`, with a second look: a token may be younger than what we applied."""
+        try:
+            return self._registry.check(claims, self._seconds())
+        except AuthenticationError as error:
+            if error.code == "token_expired":
+                raise
+        await self._catch_up()
+        return self._registry.check(claims, self._seconds())
+
+    def _verify(self, raw: bytes, digest: bytes, address: str) -> Claims:
+        now = self._seconds()
         failure = self._failures.get(digest)
         if failure is not None and abs(now - failure[0]) < _FAILURE_SECONDS:
             raise AuthenticationError(failure[1], failure[2])
@@ -132,7 +154,7 @@ class Authenticator:
                 "rate_limited", "Too many bad tokens from this address.", retry_after_seconds=wait
             )
         try:
-            claims = self._keys.verify(raw.decode("latin-1"), int(now))
+            return self._keys.verify(raw.decode("latin-1"), int(now))
         except AuthenticationError as error:
             _keep(self._failures, digest, (now, error.code, error.detail), _MAX_FAILURES)
             if bucket is None:
@@ -140,9 +162,6 @@ class Authenticator:
                 _keep(self._addresses, address, bucket, _MAX_ADDRESSES)
             bucket.take(self._clock.monotonic())
             raise
-        principal = Principal(claims, self._registry.check(claims, now))
-        _keep(self._principals, digest, principal, _MAX_PRINCIPALS)
-        return principal
 
 
 def _keep(kept: OrderedDict[Key, Value], key: Key, value: Value, most: int) -> None:

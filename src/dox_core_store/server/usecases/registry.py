@@ -9,8 +9,8 @@ later one tells the door that it decided on old knowledge and has to decide agai
 from __future__ import annotations
 
 import asyncio
+import hmac
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dox_core_store.errors import AuthenticationError
@@ -19,8 +19,9 @@ from dox_core_store.server.domain.access import (
     GrantTree,
     OperatorRecord,
     ServiceRecord,
+    TokenRecord,
+    grants_digest,
 )
-from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.limit import Bucket, Rate
 from dox_core_store.server.domain.token import LEEWAY_SECONDS, Claims, Kind, SigningKeyRecord
 from dox_core_store.server.ports import Catalog, Change, Clock
@@ -61,16 +62,26 @@ class KeySet(Protocol):
 class Registry:
     """See the module. Everything runs on the event loop."""
 
-    def __init__(self, *, catalog: Catalog, clock: Clock, key_set: KeySet) -> None:
+    def __init__(
+        self,
+        *,
+        catalog: Catalog,
+        clock: Clock,
+        key_set: KeySet,
+        alarm: Callable[[str, str], None],
+    ) -> None:
         self._catalog = catalog
         self._clock = clock
         self._key_set = key_set
+        self._alarm = alarm
         self.services: dict[str, KnownService] = {}
         self.operators: dict[str, OperatorRecord] = {}
         self.environments: frozenset[str] = frozenset()
         self.revision = 0
         """Rises whenever any decision made here may differ from before."""
-        self._revoked: dict[str, datetime] = {}
+        self._live: set[str] = set()
+        """Ids of tokens that were issued and not revoked. A token whose row is missing, or whose
+        row's MAC does not hold, is not among them: whoever edits the database revives nothing."""
 
     async def load(self) -> None:
         """Read everything once, at start."""
@@ -80,7 +91,7 @@ class Registry:
         for record in await self._all(ServiceRecord, "name"):
             self._know(record, grants.get(record.name, []))
         self.operators = {record.name: record for record in await self._all(OperatorRecord, "name")}
-        await self._load_revoked()
+        self._live = await self._catalog.live_tokens(self._clock.now())
         await self._load_signing_keys()
         self.environments = frozenset(await self._catalog.environments())
 
@@ -92,7 +103,7 @@ class Registry:
         """
         if claims.expires_at + LEEWAY_SECONDS <= now:
             raise AuthenticationError("token_expired", "The token has expired.")
-        if claims.token_id in self._revoked:
+        if claims.token_id not in self._live:
             raise AuthenticationError("token_revoked", "The token was revoked.")
         known: KnownService | OperatorRecord | None
         if claims.kind is Kind.SERVICE:
@@ -110,10 +121,11 @@ class Registry:
 
     async def apply(self, change: Change) -> None:
         """Take over one change that concerns identities."""
-        if change.action == Action.ISSUE_TOKEN:
-            return  # whether a token is good is in the token
-        self.revision += 1
         kind, _, name = change.key_path.removeprefix(_STORE).partition(".")
+        if kind == "tokens":
+            await self._follow_token(name)
+            return
+        self.revision += 1
         if kind == "services":
             found = await self._catalog.records(ServiceRecord, None, 1, name=name)
             grants = await self._all(GrantRecord, "grant_id", service=name)
@@ -127,22 +139,28 @@ class Registry:
                 self.operators[name] = operators[0]
             else:
                 self.operators.pop(name, None)
-        elif kind == "tokens":
-            await self._load_revoked()
         elif kind == "signing_keys":
             await self._load_signing_keys()
         elif kind == "environments":
             self.environments = frozenset(await self._catalog.environments())
 
     def _know(self, record: ServiceRecord, grants: list[GrantRecord]) -> None:
+        """A service whose grants are not the set that its own row is bound to gets nothing: a deny
+        that was taken out of the database must not open a key."""
+        if not hmac.compare_digest(grants_digest(grants), record.grants_digest):
+            self._alarm("access_grant", record.name)
+            grants = []
         rate = Rate(record.limit_count, record.limit_period_seconds, record.limit_burst)
         known = self.services.get(record.name)
         bucket = known.bucket if known is not None and known.bucket.rate == rate else Bucket(rate)
         self.services[record.name] = KnownService(record, GrantTree(grants), bucket)
 
-    async def _load_revoked(self) -> None:
-        revoked = await self._catalog.revoked_tokens(self._clock.now())
-        self._revoked = {token.token_id: token.expires_at for token in revoked}
+    async def _follow_token(self, token_id: str) -> None:
+        found = await self._catalog.records(TokenRecord, None, 1, token_id=token_id)
+        if found and found[0].revoked_at is None:
+            self._live.add(token_id)
+        else:
+            self._live.discard(token_id)
 
     async def _load_signing_keys(self) -> None:
         records = await self._all(SigningKeyRecord, "kid")

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from dox_core_store.errors import InvalidRequestError, NotFoundError
 from dox_core_store.key_path import check_service_name, parse_pattern
 from dox_core_store.server.domain.access import (
+    EMPTY_GRANTS,
     Caller,
     GrantRecord,
     Permission,
@@ -147,6 +148,7 @@ class Services:
                 record,
                 generation=record.generation + 1,
                 decommissioned_at=record.decommissioned_at or tx.now,
+                grants_digest=EMPTY_GRANTS,
             )
 
         return await self._change(caller, name, Action.DECOMMISSION, reason, end)

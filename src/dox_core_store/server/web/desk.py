@@ -127,7 +127,9 @@ class Desk:
                 user_agent=heard.user_agent, correlation_id=heard.correlation_id
             )
             caller = _known(
-                self._authenticator.authenticate(bearer(heard.authorization), caller.ip_address),
+                await self._authenticator.authenticate(
+                    bearer(heard.authorization), caller.ip_address
+                ),
                 caller,
             )
             _check_spelling(route, path, scope)

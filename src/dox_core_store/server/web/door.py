@@ -160,7 +160,7 @@ class Door:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
         try:
             heard = hear(scope["headers"])
-            principal = self._authenticator.authenticate(
+            principal = await self._authenticator.authenticate(
                 bearer(heard.authorization), _address(scope)
             )
         except DoxStoreError as error:
@@ -197,7 +197,7 @@ class Door:
     async def _batch(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         try:
             heard = hear(scope["headers"])
-            principal = self._authenticator.authenticate(
+            principal = await self._authenticator.authenticate(
                 bearer(heard.authorization), _address(scope)
             )
         except DoxStoreError as error:
@@ -211,7 +211,7 @@ class Door:
                 raise InvalidRequestError("invalid_parameter", "batch-get takes no parameters.")
             paths = _batch_paths(await read_body(receive, _MAX_BATCH_BYTES))
             # The body may have taken its time: who asks must still be who they were.
-            self._authenticator.authenticate(bearer(heard.authorization), _address(scope))
+            await self._authenticator.authenticate(bearer(heard.authorization), _address(scope))
         except DoxStoreError as error:
             await self._refuse(principal.name, "batch-get", asked, error)
             raise
@@ -241,7 +241,7 @@ class Door:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
         try:
             heard = hear(scope["headers"])
-            principal = self._authenticator.authenticate(
+            principal = await self._authenticator.authenticate(
                 bearer(heard.authorization), _address(scope)
             )
         except DoxStoreError as error:

@@ -92,10 +92,10 @@ class SqlReader:
         query = sa.select(table).where(table.c.key_id == key_id).order_by(table.c.number)
         return self._read(VersionRecord, query)
 
-    def revoked_tokens(self, now: datetime) -> list[TokenRecord]:
+    def live_tokens(self, now: datetime) -> set[str]:
         token = tables.token.c
-        query = sa.select(tables.token).where(token.revoked_at.is_not(None), token.expires_at > now)
-        return self._read(TokenRecord, query)
+        query = sa.select(tables.token).where(token.revoked_at.is_(None), token.expires_at > now)
+        return {record.token_id for record in self._read(TokenRecord, query)}
 
     def environments(self) -> list[str]:
         name = tables.environment.c.name

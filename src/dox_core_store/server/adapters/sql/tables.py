@@ -188,6 +188,7 @@ service = sa.Table(
     _number("limit_burst"),
     _instant("decommissioned_at", nullable=True),
     _instant("created_at"),
+    _text("grants_digest"),
     sa.Column("requested", sa.JSON, nullable=False),
     _blob("mac"),
 )
@@ -226,7 +227,7 @@ token = sa.Table(
     _text("issued_by"),
     _instant("revoked_at", nullable=True),
     _blob("mac"),
-    sa.Index("ix_token_revoked_at", "revoked_at"),
+    sa.Index("ix_token_expires_at", "expires_at"),
 )
 signing_key = sa.Table(
     "signing_key",

@@ -122,8 +122,10 @@ class SqlTransaction:
 
     def add_environment(self, name: str) -> None:
         ends = f"%.{name}".replace("_", r"\_")
-        folded = tables.spelling.c.folded
-        query = sa.select(folded).where(sa.or_(folded == name, folded.like(ends, escape="\\")))
+        path = sa.func.lower(tables.key.c.path)
+        query = sa.select(tables.key.c.path).where(
+            sa.or_(path == name, path.like(ends, escape="\\"))
+        )
         if (used := self._connection.execute(query.limit(1)).scalar()) is not None:
             raise ConflictError("environment_in_use", f"The stored path {used} ends in {name}.")
         self._connection.execute(

@@ -18,7 +18,6 @@ from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.adapters.sql.reader import SqlReader
 from dox_core_store.server.adapters.sql.transaction import RecordReader
 from dox_core_store.server.adapters.sqlite.writer import SqliteWriter, unavailable
-from dox_core_store.server.domain.access import TokenRecord
 from dox_core_store.server.domain.key import VersionRecord
 from dox_core_store.server.ports import Change, Found, KeyRow, Work
 
@@ -75,8 +74,8 @@ class SqliteCatalog:
     ) -> list[Record]:
         return await self._in_thread(lambda reader: reader.page(kind, after, limit, **where))
 
-    async def revoked_tokens(self, now: datetime) -> list[TokenRecord]:
-        return await self._in_thread(lambda reader: reader.revoked_tokens(now))
+    async def live_tokens(self, now: datetime) -> set[str]:
+        return await self._in_thread(lambda reader: reader.live_tokens(now))
 
     async def environments(self) -> list[str]:
         return await self._in_thread(SqlReader.environments)

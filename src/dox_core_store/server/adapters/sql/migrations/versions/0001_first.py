@@ -167,6 +167,7 @@ def upgrade() -> None:
         sa.Column("limit_burst", sa.BigInteger(), nullable=False),
         sa.Column("decommissioned_at", sa.BigInteger(), nullable=True),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("grants_digest", sa.Text(), nullable=False),
         sa.Column("requested", sa.JSON(), nullable=False),
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_service")),
@@ -209,7 +210,7 @@ def upgrade() -> None:
         sa.Column("mac", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("token_id", name=op.f("pk_token")),
     )
-    op.create_index("ix_token_revoked_at", "token", ["revoked_at"], unique=False)
+    op.create_index("ix_token_expires_at", "token", ["expires_at"], unique=False)
     op.create_table(
         "version",
         sa.Column("version_id", sa.Text(), nullable=False),
