@@ -390,3 +390,24 @@ def doctor(store: RunningStore) -> dict[str, Any]:
     done = run_doxstore("doctor", "--data", store.data, "--key-file", store.key_file, "--json")
     report: dict[str, Any] = json.loads(done.stdout)
     return report
+
+
+def test_what_is_deleted_from_the_database_revives_nothing(store: RunningStore) -> None:
+    store.put("t.a", CANARY)
+    denied, stolen = store.issue("denied", "t.**"), store.issue("stolen", "t.a")
+    deny = {"service_name": "denied", "pattern": "t.a", "effect": "deny"}
+    assert ask(store, "POST", "/v1/grants", body=deny).status == 201
+    (token_id,) = [
+        entry["key_path"].removeprefix("_store.tokens.")
+        for entry in ask(store, "GET", "/v1/ledger?action=ISSUE_TOKEN").json["items"]
+        if entry["reason"] == "for service stolen"
+    ]
+    assert ask(store, "POST", f"/v1/tokens/{token_id}/revoke", body={}).status == 204
+    assert store.stop() == 0
+    with database(store) as connection:
+        connection.execute("DELETE FROM access_grant WHERE effect = 'deny'")
+        connection.execute("DELETE FROM token WHERE token_id = ?", (token_id,))
+    store.start()
+    assert code_of(ask(store, "GET", "/v1/keys/t.a", token=denied)) == "not_authorized"
+    assert code_of(ask(store, "GET", "/v1/keys/t.a", token=stolen)) == "token_revoked"
+    assert '"integrity_alarm"' in store.log_text()
