@@ -110,9 +110,7 @@ def test_every_setting_is_documented_with_its_default() -> None:
 
 
 def test_every_metric_is_documented_with_its_kind() -> None:
-    metrics = NodeMetrics(
-        door=DoorMetrics(), waiting=lambda: 0, feed=lambda: 0, alarms=lambda: 0
-    )
+    metrics = NodeMetrics(door=DoorMetrics(), waiting=lambda: 0, feed=lambda: 0, alarms=lambda: 0)
     exposed = dict(re.findall(r"^# TYPE (\w+) (\w+)$", metrics.render().decode(), re.MULTILINE))
     documented = {code(name): kind for name, kind, *_ in table("operations.md", "metric")}
     assert documented == exposed

@@ -50,7 +50,7 @@ asyncio.run(run())
 
 
 def run_blocks(dev: Dev, document: Path) -> str:
-    """Run every block of ``document``; returns what was printed. Fails with the first that fails."""
+    """Run every block of ``document``; returns what was printed. Stops at the first that fails."""
     blocks = BLOCK.findall(document.read_text(encoding="utf-8"))
     assert blocks, "nothing to run"
     shell = "".join(body for language, body in blocks if language == "bash")
