@@ -14,6 +14,7 @@ PORT ?= 8420
 DATA ?= .doxstore
 PYTHON ?= python3
 TESTS ?= tests
+WORKERS ?= 3
 
 VENV := .venv
 RUNTIME := $(VENV)/.installed-runtime
@@ -41,7 +42,7 @@ run: $(RUNTIME) ## install, then serve a development store on loopback (PORT, DA
 test: $(DEV) ## install, all checks, all tests on real servers (TESTS=tests/unit for a part)
 	@scripts/system-tools strace gcc
 	@$(MAKE) --no-print-directory check
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 .PHONY: check
 check: $(DEV) ## lint, format, types, the dependency rule, generated documents

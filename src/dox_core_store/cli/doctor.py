@@ -65,7 +65,7 @@ def doctor(
     The exit code is 1 if something failed; a warning alone leaves it 0.
     """
     with needs_server_extra("doctor"):  # or it would count as an illness of the store
-        import dox_core_store.server.bootstrap  # noqa: F401
+        from dox_core_store.server.bootstrap import LocalStore as _  # noqa: F401
     settings = local_settings("doctor", config=config, data=data, key_file=key_file)
     findings = list(_findings(settings))
     found = {finding.status for finding in findings}

@@ -29,7 +29,7 @@ def made(name: str) -> object:
     return found
 
 
-@pytest.mark.parametrize(("name", "command"), COMMANDS.items(), ids=str)
+@pytest.mark.parametrize(("name", "command"), COMMANDS.items(), ids=list(COMMANDS))
 def test_every_command_says_what_it_does_shows_an_example_and_what_it_needs(
     name: str, command: Command
 ) -> None:

@@ -487,3 +487,16 @@ async def test_a_token_that_is_not_among_the_live_ones_is_refused(world: World) 
     await world.registry.load()
     with pytest.raises(AuthenticationError, match="revoked"):
         world.registry.check(world.claims, world.clock.seconds())
+
+
+@in_a_world
+async def test_a_key_that_is_written_all_the_time_can_be_read(world: World) -> None:
+    def write() -> None:
+        world.ledger.during_commit = write
+        world.key("a.b", "newer")
+        world.ledger.head = world.catalog.change("PUT", "a.b.production", "production")
+
+    world.ledger.during_commit = write
+    assert await asyncio.wait_for(world.read("a.b"), 5) == b"newer"
+    statuses = [status for status, _ in world.told]
+    assert statuses.count("GRANTED") - statuses.count("ABORTED") == 1

@@ -7,6 +7,7 @@ exception's arguments.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import sys
@@ -32,11 +33,23 @@ def configure_log(level: str) -> structlog.stdlib.BoundLogger:
             structlog.processors.JSONRenderer(sort_keys=True),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Unfailing()),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     logger: structlog.stdlib.BoundLogger = structlog.get_logger()
     return logger
+
+
+class _Unfailing:
+    """Standard error, except that a full disk or a closed pipe costs a line and nothing else."""
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
 
 
 def report_exception(log: Any) -> Callable[[BaseException, str], None]:

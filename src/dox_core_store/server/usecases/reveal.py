@@ -10,6 +10,7 @@ ABORTED entry. Steps 2 to 4 are `Decisions`.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -27,6 +28,7 @@ from dox_core_store.server.usecases.values import Prepared, ValueCache
 
 __all__ = ["Asked", "Reveal", "Revealed"]
 
+_ROUNDS = 3
 _entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 
@@ -131,17 +133,22 @@ class Reveal:
     ) -> list[Prepared | DoxStoreError]:
         """Apply what was committed since ``found`` was decided, until a commit finds us current.
 
-        ``granted`` is on record. Whatever does not leave in the end is followed by ABORTED.
+        ``granted`` is on record. Whatever does not leave in the end is followed by ABORTED. Where
+        keys are written faster than we can record, nobody would ever be answered: after some
+        rounds what was only superseded meanwhile, and is still valid, is revealed as decided.
         """
-        while True:
+        for rounds in itertools.count(1):
             try:
                 await self._feed.catch_up()
                 applied = self._feed.applied
                 again = await self._decisions.again(principal, paths, number)
+                same = not _differs(found, again) or (
+                    rounds > _ROUNDS and await self._still_valid(principal, paths, found, again)
+                )
             except BaseException:
                 self._ledger.abort(granted)
                 raise
-            if not _differs(found, again):
+            if same:
                 if self._feed.applied == applied:
                     return found
                 continue
@@ -151,7 +158,26 @@ class Reveal:
                 self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)
             ]
             if not granted or await self._ledger.commit(granted) == applied == self._feed.applied:
-                return found
+                break
+        return found
+
+    async def _still_valid(
+        self,
+        principal: Principal,
+        paths: Sequence[str],
+        found: Sequence[Prepared | DoxStoreError],
+        again: Sequence[Prepared | DoxStoreError],
+    ) -> bool:
+        """Whether all that ``found`` grants may still be read by number, superseded or not."""
+        for path, before, after in zip(paths, found, again, strict=True):
+            if not isinstance(before, Prepared):
+                if _answer(before) != _answer(after):
+                    return False
+                continue
+            now = await self._decisions.now(principal, path, before.number)
+            if _answer(now) != before.version_id:
+                return False
+        return True
 
     def _entry(self, principal: Principal, asked: Asked, prepared: Prepared) -> Entry:
         return _entry(

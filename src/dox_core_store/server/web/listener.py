@@ -8,6 +8,7 @@ others out; a small buffer. SIGTERM and SIGINT drain and end, SIGHUP re-reads th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import resource
 import signal
 import socket
@@ -27,6 +28,8 @@ _HEADER_SECONDS = 30
 _BUFFER_BYTES = 32 * 1024
 _BACKLOG = 4_096
 _MIN_FILES = 32_768
+_OVERLAP_SECONDS = 0.5
+"""How long old and new listener both accept when certificates are re-read."""
 
 
 async def listen(
@@ -48,7 +51,7 @@ async def listen(
     _raise_file_limit()
     try:
         # Its methods bear no types.
-        server: Any = Server(
+        server: Any = _PatientServer(
             application,
             address=host,
             port=port,
@@ -67,6 +70,7 @@ async def listen(
     except OSError as error:  # includes ssl.SSLError
         raise ConfigurationError("bad_setting", f"The TLS files are unusable: {error}.") from error
     server.workers_kill_timeout = shutdown_seconds
+    server.respawn_interval = _OVERLAP_SECONDS
     loop = asyncio.get_running_loop()
 
     def reload() -> None:
@@ -87,8 +91,10 @@ async def listen(
         on_reload("ok")
 
     async def stop() -> None:
-        await before_stop()
-        server.stop()
+        try:
+            await before_stop()
+        finally:
+            server.stop()
 
     stopping: list[asyncio.Task[None]] = []
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -120,6 +126,22 @@ def refuse_taken_port(host: str, port: int) -> None:
             raise ConfigurationError(
                 "bad_setting", f"Cannot listen on {host}:{port}: {error.strerror}."
             ) from error
+
+
+class _PatientServer(Server):
+    """Granian's server, except that a connection which outlasts the time it is given is left to its
+    header timeout. There, half a request is enough to end the whole server, on SIGHUP too."""
+
+    def _spawn_worker(self, idx: int, target: Any, callback_loader: Any) -> Any:  # type: ignore[override]  # as `Server` does
+        worker: Any = super()._spawn_worker(idx, target, callback_loader)
+        join = worker.join
+
+        async def join_or_leave(timeout: float | None = None) -> None:  # noqa: ASYNC109
+            with contextlib.suppress(TimeoutError):
+                await join(timeout)
+
+        worker.join = join_or_leave
+        return worker
 
 
 def _raise_file_limit() -> None:

@@ -99,6 +99,8 @@ def check_writable(connection: sa.Connection) -> None:
     """Raise ``store_read_only`` unless commits will be written, and synced before they return."""
     try:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+        # BEGIN IMMEDIATE is taken on a read-only file too; only a write tells. Nothing stays.
+        connection.exec_driver_sql("PRAGMA user_version=0")
         connection.exec_driver_sql("ROLLBACK")
     except sa.exc.OperationalError as error:
         raise ConfigurationError(

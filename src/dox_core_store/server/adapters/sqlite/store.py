@@ -122,11 +122,16 @@ def open_store(
     """
     if not (folder / DATABASE_FILE).is_file():
         raise ConfigurationError("store_missing", f"There is no store in {folder}.")
+    if (folder / DATABASE_FILE).stat().st_size == 0:  # SQLite would begin anew and drop the log
+        raise ConfigurationError("store_damaged", f"The store's file in {folder} is empty.")
     engine = open_engine(folder)
     try:
-        with engine.connect() as connection:
+        # Looking is done read-only: a connection that may write would, on closing, move a killed
+        # server's log into the file and delete it, whatever we then say.
+        with open_engine(folder, read_only=True).connect() as connection:
             check_schema(connection)
             opened = open_custody(connection, slot_key())
+        with engine.connect() as connection:
             check_writable(connection)
             upgrade(connection)
             records = RecordReader(ring=opened.ring, alarm=alarm)
