@@ -25,7 +25,7 @@ __all__ = ["Postings"]
 
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 _CATCH_UP_BLOCKS = 2_000
-_ROWS_PER_STEP = 100
+_ROWS_PER_STEP = 25
 """Each row dirties a page of its own: a step stays in the low milliseconds."""
 
 _encode = msgspec.json.encode

@@ -18,8 +18,8 @@ from dox_core_store.server.adapters.sqlite.writer import SqliteWriter
 __all__ = ["Checkpointer"]
 
 _INTERVAL_SECONDS = 0.5
-_RESTART_FRAMES = 4_000
-"""16 MiB of 4 KiB pages: small beside any disk, and what a restart after a crash replays."""
+_RESTART_FRAMES = 16_000
+"""64 MiB of 4 KiB pages: small beside any disk, and what a start after a crash replays."""
 
 
 class Checkpointer:
