@@ -20,7 +20,7 @@ from dox_core_store.server.adapters.telemetry import NodeMetrics
 from dox_core_store.server.domain.access import PERMISSIONS, Permission, Role
 from dox_core_store.server.domain.key import READABLE, TRANSITIONS, State
 from dox_core_store.server.settings import Settings
-from dox_core_store.server.web.door import DoorMetrics
+from dox_core_store.server.web.door_metrics import DoorMetrics
 
 REPOSITORY = Path(__file__).parents[2]
 PACKAGE = REPOSITORY / "src" / "dox_core_store"

@@ -58,7 +58,7 @@ class TlsStore(NamedTuple):
         address = (self.store.host, self.store.port)
         for _ in range(TRIES):
             # A listener that is being replaced may reset a handshake, in which nothing was asked.
-            with contextlib.suppress(ConnectionResetError):
+            with contextlib.suppress(ConnectionResetError, ssl.SSLEOFError):
                 pem = ssl.get_server_certificate(
                     address, ca_certs=str(self.store.ca_file), timeout=10
                 )
@@ -156,7 +156,12 @@ def read_all_the_while(
             )
             answer = connection.getresponse()
             answer.read()
-        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+        except (
+            http.client.RemoteDisconnected,
+            BrokenPipeError,
+            ConnectionResetError,
+            ssl.SSLEOFError,
+        ):
             connection.close()
             failures += 1
             assert failures < TRIES

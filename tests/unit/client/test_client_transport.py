@@ -112,7 +112,9 @@ def test_a_closed_port_is_one_clear_error() -> None:
         Response(200, b"\xff\xfe"),
         Response(403, {"code": "not_authorized"}, "application/json"),
         Response(500, {"title": CANARY}, "application/problem+json"),
-        Response(200, gzip.compress(b"{}", mtime=0), "application/json", {"Content-Encoding": "gzip"}),
+        Response(
+            200, gzip.compress(b"{}", mtime=0), "application/json", {"Content-Encoding": "gzip"}
+        ),
         Response(301, b"", "text/html", {"Location": "https://evil.example/"}),
         Response(204, b"", ""),
     ],

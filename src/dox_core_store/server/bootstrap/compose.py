@@ -31,7 +31,8 @@ from dox_core_store.server.usecases.token import Tokens
 from dox_core_store.server.usecases.values import ValueCache
 from dox_core_store.server.web.application import Page, build_application, errors_page
 from dox_core_store.server.web.desk import Desk
-from dox_core_store.server.web.door import Door, DoorMetrics, render_key
+from dox_core_store.server.web.door import Door, render_key
+from dox_core_store.server.web.door_metrics import DoorMetrics
 from dox_core_store.server.web.identity_routes import identity_routes
 from dox_core_store.server.web.key_routes import key_routes
 from dox_core_store.server.web.ledger_routes import ledger_routes

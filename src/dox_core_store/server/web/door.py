@@ -9,7 +9,6 @@ by accident, and percent escapes are refused rather than decoded. The steps of a
 from __future__ import annotations
 
 import re
-from bisect import bisect_left
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
@@ -29,6 +28,7 @@ from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import KnownService
 from dox_core_store.server.usecases.reveal import Asked, Reveal
+from dox_core_store.server.web.door_metrics import DoorMetrics
 from dox_core_store.server.web.problem import (
     internal_error,
     problem_body,
@@ -48,7 +48,7 @@ from dox_core_store.server.web.request import (
 )
 from dox_core_store.wire import BatchRequest, encode
 
-__all__ = ["Door", "DoorMetrics", "render_key"]
+__all__ = ["Door", "render_key"]
 
 _PREFIX = b"/v1/keys/"
 _BATCH = b"/v1/keys/batch-get"
@@ -65,25 +65,6 @@ Answer = Callable[[Scope, Receive, Send, str], Awaitable[int]]
 
 _JSON = (b"content-type", b"application/json")
 _NO_STORE = (b"cache-control", b"no-store")
-
-
-class DoorMetrics:
-    """What the door counts of itself, since no middleware sees its requests."""
-
-    BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-
-    def __init__(self) -> None:
-        self.outcomes: dict[str, int] = {}
-        self.values = 0
-        self.seconds = 0.0
-        self.counts = [0] * (len(self.BUCKETS) + 1)
-
-    def note(self, code: str, values: int, seconds: float) -> None:
-        """Count one request that ended with ``code`` (``ok`` or an error's) after ``seconds``."""
-        self.outcomes[code] = self.outcomes.get(code, 0) + 1
-        self.values += values
-        self.seconds += seconds
-        self.counts[bisect_left(self.BUCKETS, seconds)] += 1
 
 
 class Door:
@@ -160,9 +141,11 @@ class Door:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
         try:
             heard = hear(scope["headers"])
-            principal = await self._authenticator.authenticate(
-                bearer(heard.authorization), _address(scope)
-            )
+            token = bearer(heard.authorization)
+            authenticator = self._authenticator
+            principal = authenticator.at_hand(token)
+            if principal is None:
+                principal = await authenticator.authenticate(token, _address(scope))
         except DoxStoreError as error:
             await self._refuse_stranger(scope, path, request_id, error)
             raise

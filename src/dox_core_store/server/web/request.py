@@ -86,7 +86,7 @@ def hear(headers: Sequence[tuple[bytes, bytes]]) -> Heard:
         found.get(_AUTHORIZATION),
         found.get(b"user-agent", b"")[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
         None if correlation is None else correlation[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
-        REASONS.get(reason or b"", _CALL),
+        _CALL if reason is None else REASONS.get(reason, _CALL),
         found.get(b"if-none-match"),
     )
 

@@ -1,9 +1,10 @@
 """The ledger's search index, built behind the writes.
 
-For each (kind, term), the list of blocks that hold it. Inline indexes with random keys would cost
-the door more than the ledger itself; here the terms of some seconds of traffic are collected in
-memory and written in sorted order. A crash loses nothing: `catch_up` rebuilds from the
-blocks behind the cursor, and a search reads blocks that are not indexed yet one by one.
+For each (kind, term), the list of chunks that hold it; a chunk is `CHUNK_BLOCKS` consecutive
+blocks. Inline indexes with random keys would cost the door more than the ledger itself; here the
+terms of some seconds of traffic are collected in memory, once a chunk, and written in sorted order.
+A crash loses nothing: `catch_up` rebuilds from the blocks behind the cursor, and a search reads
+blocks that are not indexed yet one by one.
 
 Kinds: ``s`` service, ``k`` key path, ``t`` token, ``a`` address, ``n`` action other than GET,
 ``x`` status other than GRANTED.
@@ -11,7 +12,7 @@ Kinds: ``s`` service, ``k`` key path, ``t`` token, ``a`` address, ``n`` action o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +22,12 @@ import sqlalchemy as sa
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_canonical
 
-__all__ = ["Postings"]
+__all__ = ["CHUNK_BLOCKS", "Postings"]
 
+CHUNK_BLOCKS = 16
+"""What a search reads for a hit, against what the writer notes for every read."""
+
+_KINDS = ("s", "k", "a", "t", "n", "x")
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 _CATCH_UP_BLOCKS = 2_000
 _ROWS_PER_STEP = 25
@@ -35,17 +40,6 @@ def _microseconds(timestamp: str) -> int:
     return Instant.microseconds(datetime.fromisoformat(timestamp))
 
 
-def _terms(entries: Sequence[Entry]) -> Iterable[tuple[str, set[str]]]:
-    """By kind, under which terms a search must find ``entries``. By position, since every read
-    comes through here: an `Entry` is a tuple."""
-    yield "s", {e[1] for e in entries}
-    yield "k", {e[2] for e in entries}
-    yield "a", {e[6] for e in entries}
-    yield "t", {e[10] for e in entries if e[10] is not None}
-    yield "n", {e[3] for e in entries if e[3] != _GET}
-    yield "x", {e[4] for e in entries if e[4] != _GRANTED}
-
-
 def _parts(rows: list[list[Any]]) -> Iterator[list[list[Any]]]:
     return (rows[at : at + _ROWS_PER_STEP] for at in range(0, len(rows), _ROWS_PER_STEP))
 
@@ -55,40 +49,60 @@ class Postings:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
-        self._blocks: dict[tuple[str, str], list[int]] = {}
-        self._reads: dict[tuple[str, str | None], str] = {}
+        self._chunks: dict[tuple[str, str], list[int]] = {}
+        self._chunk = -1
+        self._names: dict[str, set[str]] = {kind: set() for kind in _KINDS}
+        self._reads: dict[str, str] = {}
         self._known = 0
         self._top = 0
         self.cursor = self._stored_cursor()
 
     def add(self, block_id: int, entries: Sequence[Entry]) -> None:
         """Note the terms of a block just committed."""
-        blocks = self._blocks
-        for kind, names in _terms(entries):
-            for name in names:
-                ids = blocks.get((kind, name))
-                if ids is None:
-                    blocks[kind, name] = [block_id]
-                else:
-                    ids.append(block_id)
-        self._reads.update(
-            {(e[2], e[8]): e[0] for e in entries if e[4] == _GRANTED and e[3] == _GET}
-        )
+        chunk = block_id // CHUNK_BLOCKS
+        if chunk != self._chunk:
+            self._close_chunk()
+            self._chunk = chunk
+        # By position, since every read comes through here: an `Entry` is a tuple.
+        names = self._names
+        read = [e[2] for e in entries if e[4] == _GRANTED and e[3] == _GET]
+        self._reads.update(dict.fromkeys(read, entries[-1][0]))
+        names["k"].update(read)
+        names["s"].update([e[1] for e in entries])
+        names["a"].update([e[6] for e in entries])
+        names["t"].update([e[10] for e in entries if e[10] is not None])
+        if len(read) < len(entries):
+            names["k"].update([e[2] for e in entries])
+            names["n"].update([e[3] for e in entries if e[3] != _GET])
+            names["x"].update([e[4] for e in entries if e[4] != _GRANTED])
         self._known += 1
         self._top = block_id
+
+    def _close_chunk(self) -> None:
+        chunks = self._chunks
+        for kind, names in self._names.items():
+            for name in names:
+                ids = chunks.get((kind, name))
+                if ids is None:
+                    chunks[kind, name] = [self._chunk]
+                else:
+                    ids.append(self._chunk)
+            names.clear()
+        self._chunk = -1
 
     def flush(self) -> Iterator[None]:
         """Write what was collected, a short transaction at each step, so that commits of the
         ledger come between. Done, or given up by a fault, it leaves the cursor at a place from
         which `catch_up` makes the rest good."""
-        blocks, reads, known, top = self._blocks, self._reads, self._known, self._top
-        self._blocks, self._reads, self._known = {}, {}, 0
+        self._close_chunk()
+        chunks, reads, known, top = self._chunks, self._reads, self._known, self._top
+        self._chunks, self._reads, self._known = {}, {}, 0
         if known == 0:
             return
         if top - self.cursor != known:  # another process wrote blocks between ours
             yield from self.catch_up()
         else:
-            yield from self._write(blocks, reads, top)
+            yield from self._write(chunks, reads, top)
 
     def catch_up(self) -> Iterator[None]:
         """Index every block behind the cursor, some at a time."""
@@ -103,28 +117,26 @@ class Postings:
             behind = Postings(self._connection)
             for block_id, body in rows:
                 behind.add(block_id, [parse_canonical(line)[0] for line in body.split(b"\n")])
-            yield from self._write(behind._blocks, behind._reads, rows[-1][0])
+            behind._close_chunk()
+            yield from self._write(behind._chunks, behind._reads, rows[-1][0])
 
     def _write(
         self,
-        blocks: dict[tuple[str, str], list[int]],
-        reads: dict[tuple[str, str | None], str],
+        chunks: dict[tuple[str, str], list[int]],
+        reads: dict[str, str],
         top: int,
     ) -> Iterator[None]:
-        postings = [[kind, term, ids[0], ids] for (kind, term), ids in sorted(blocks.items())]
+        postings = [[kind, term, ids[0], ids] for (kind, term), ids in sorted(chunks.items())]
         for part in _parts(postings):
             # Fed as JSON to one statement: rows are bound without taking the GIL for each.
             self._commit(
-                "INSERT OR REPLACE INTO ledger_posting (kind, term, first_block, blocks)"
+                "INSERT OR REPLACE INTO ledger_posting (kind, term, first_chunk, chunks)"
                 " SELECT value ->> 0, value ->> 1, value ->> 2, value -> 3 FROM json_each(?)",
                 _encode(part).decode(),
             )
             yield
-        last = sorted(
-            [path.removesuffix(f".{environment}"), environment, _microseconds(at)]
-            for (path, environment), at in reads.items()
-            if environment is not None
-        )
+        # A granted read's path is written out with its environment.
+        last = sorted([*path.rsplit(".", 1), _microseconds(at)] for path, at in reads.items())
         for part in _parts(last):
             self._commit(
                 "INSERT INTO key_read (path, environment, last_read_at)"

@@ -1,7 +1,7 @@
 """Searching and exporting the ledger.
 
 A search walks blocks from the newest back: those not indexed yet one by one, then those that the
-postings of the most selective terms have in common. Blocks are decoded and filtered entry by entry,
+postings of the terms have in common. Blocks are decoded and filtered entry by entry,
 so the index only ever narrows and never decides. A page scans a bounded number of blocks and says
 where to go on.
 """
@@ -16,6 +16,7 @@ import msgspec
 import sqlalchemy as sa
 
 from dox_core_store.errors import InvalidRequestError
+from dox_core_store.server.adapters.sql.postings import CHUNK_BLOCKS
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.adapters.sql.transaction import timestamp
 from dox_core_store.server.domain.ledger import Action, Entry, Status, link, parse_canonical
@@ -70,10 +71,13 @@ class LedgerSearch:
         at, place = _position(before)
         found: list[StoredEntry] = []
         scanned = 0
+        wanted_bytes = _needles(wanted, self._environments)
         for block in self._blocks(wanted, at):
             if scanned >= _SCAN_BLOCKS:
                 return found, f"{block.block_id + 1}.0"
             scanned += 1
+            if not all(any(each in block.body for each in needles) for needles in wanted_bytes):
+                continue
             for stored in reversed(decode_block(block)):
                 index = int(stored.cursor.partition(".")[2])
                 if block.block_id == at and index >= place:
@@ -111,13 +115,9 @@ class LedgerSearch:
             yield from self._stretch(low, high)
             return
         postings = [self._postings(kind, names, low, high) for kind, names in terms]
-        for block_id in _common(postings):
-            found = self._run(
-                "SELECT block_id, stream, prev, head, body FROM ledger_block WHERE block_id = ?",
-                (block_id,),
-            ).first()
-            if found is not None:
-                yield Block(*found)
+        for chunk in _common(postings):
+            first = chunk * CHUNK_BLOCKS
+            yield from self._stretch(max(low, first), min(high, first + CHUNK_BLOCKS - 1))
 
     def _stretch(self, low: int, high: int) -> Iterator[Block]:
         for row in self._run(
@@ -177,23 +177,24 @@ class LedgerSearch:
         return terms
 
     def _postings(self, kind: str, ranges: list[tuple[str, str]], low: int, high: int) -> list[int]:
-        """The blocks under any of the terms, newest first."""
-        blocks: set[int] = set()
+        """The chunks under any of the terms, newest first."""
+        chunks: set[int] = set()
+        low, high = low // CHUNK_BLOCKS, high // CHUNK_BLOCKS
         for first, last in ranges:
             rows = self._run(
-                "SELECT blocks FROM ledger_posting WHERE kind = ? AND term BETWEEN ? AND ?"
-                " AND first_block <= ?",
+                "SELECT chunks FROM ledger_posting WHERE kind = ? AND term BETWEEN ? AND ?"
+                " AND first_chunk <= ?",
                 (kind, first, last, high),
             )
             for (packed,) in rows:
-                blocks.update(b for b in msgspec.json.decode(packed) if low <= b <= high)
-        return sorted(blocks, reverse=True)
+                chunks.update(each for each in msgspec.json.decode(packed) if low <= each <= high)
+        return sorted(chunks, reverse=True)
 
 
 def _common(postings: list[list[int]]) -> Iterator[int]:
     postings.sort(key=len)
     others = [frozenset(ids) for ids in postings[1:]]
-    return (block for block in postings[0] if all(block in ids for ids in others))
+    return (chunk for chunk in postings[0] if all(chunk in ids for ids in others))
 
 
 def _position(cursor: str | None) -> tuple[int, int]:
@@ -210,6 +211,19 @@ def _spellings(path: str, environments: frozenset[str]) -> list[str]:
     if path.rpartition(".")[2] in environments:
         return [path]
     return [path, *(f"{path}.{environment}" for environment in sorted(environments))]
+
+
+def _needles(wanted: LedgerFilter, environments: frozenset[str]) -> list[list[bytes]]:
+    """Per filter, bytes of which a block's body must contain one: far cheaper than decoding it."""
+    exact = (wanted.service_name, wanted.action, wanted.status, wanted.token_id,
+             wanted.ip_address, wanted.request_id)  # fmt: skip
+    needles = [[msgspec.json.encode(each)] for each in exact if each is not None]
+    if wanted.key_path is not None:
+        paths = _spellings(wanted.key_path, environments)
+        needles.append([msgspec.json.encode(path) for path in paths])
+    if wanted.prefix is not None:
+        needles.append([msgspec.json.encode(wanted.prefix)[:-1]])
+    return needles
 
 
 def _matches(entry: Entry, wanted: LedgerFilter, environments: frozenset[str]) -> bool:

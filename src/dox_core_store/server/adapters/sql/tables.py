@@ -274,8 +274,8 @@ ledger_posting = sa.Table(
     metadata,
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("term", sa.Text, primary_key=True),
-    sa.Column("first_block", sa.BigInteger, primary_key=True),
-    _text("blocks"),
+    sa.Column("first_chunk", sa.BigInteger, primary_key=True),
+    _text("chunks"),
     sqlite_with_rowid=False,
 )
 ledger_cursor = sa.Table(

@@ -116,9 +116,9 @@ def upgrade() -> None:
         "ledger_posting",
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("term", sa.Text(), nullable=False),
-        sa.Column("first_block", sa.BigInteger(), nullable=False),
-        sa.Column("blocks", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("kind", "term", "first_block", name=op.f("pk_ledger_posting")),
+        sa.Column("first_chunk", sa.BigInteger(), nullable=False),
+        sa.Column("chunks", sa.Text(), nullable=False),
+        sa.PrimaryKeyConstraint("kind", "term", "first_chunk", name=op.f("pk_ledger_posting")),
         sqlite_with_rowid=False,
     )
     op.create_table(
