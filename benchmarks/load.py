@@ -11,6 +11,7 @@ A measurement with a single refused, failed or late answer is worth nothing: `me
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -43,6 +44,8 @@ class Measurement(NamedTuple):
 
 def measure(*, name: str, port: int, requests: Path, connections: int, seconds: int) -> Measurement:
     """Load the server ``name`` on loopback ``port``. Raises `BenchError` on any bad answer."""
+    # What the server before left unwritten is written now, so that this one does not wait for it.
+    os.sync()
     finished = subprocess.run(
         [
             _wrk(),

@@ -97,6 +97,7 @@ def render(results: Results) -> str:
         f"- audited, scoped read of one key at a time over {KEYS:,} keys and {SERVICES} services",
         f"- {results.rounds} round(s) of {results.seconds} s for each server in turn, medians",
         "- without TLS, load generator and servers on the same cores, one server at a time",
+        "- before each round the system's unwritten pages are written, whoever left them (`sync`)",
         "",
         *_row("connections", "server", "requests/s", "p50 ms", "p99 ms"),
         *_row("--:", "---", "--:", "--:", "--:"),

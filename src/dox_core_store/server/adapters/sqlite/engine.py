@@ -26,7 +26,9 @@ BUSY_TIMEOUT_MS = 5_000
 """How long a statement waits for another process's transaction (an operator's command)."""
 
 _PAGE_CACHE_KIB = 64 * 1024
-_JOURNAL_LIMIT_BYTES = 64 * 1024 * 1024
+_JOURNAL_LIMIT_BYTES = 256 * 1024 * 1024
+"""Far above where the log begins anew, so that it is overwritten and not cut: a commit that makes a
+file longer waits for the file system's journal, and so for what others have not written yet."""
 
 
 class ServerLock:

@@ -55,6 +55,7 @@ class SqliteLedger:
         self._waiters: deque[_Waiter] = deque()
         self._fault: StoreUnavailableError | None = None
         self._ticking = False
+        self._waking = False
 
     @property
     def waiting(self) -> int:
@@ -66,7 +67,7 @@ class SqliteLedger:
 
     def record(self, entry: Entry) -> None:
         self._ticket += 1
-        self._writer.append(_Waiter(self._ticket, (entry,), 0.0, None))
+        self._hand_over(_Waiter(self._ticket, (entry,), 0.0, None))
 
     def commit(self, entries: Sequence[Entry]) -> asyncio.Future[int]:
         waiters = self._waiters
@@ -76,11 +77,23 @@ class SqliteLedger:
         future = self._loop.create_future()
         waiter = _Waiter(self._ticket, entries, self._monotonic(), future)
         waiters.append(waiter)
-        self._writer.append(waiter)
+        self._hand_over(waiter)
         if not self._ticking:
             self._ticking = True
             self._loop.call_later(_TICK_SECONDS, self._tick)
         return future
+
+    def _hand_over(self, waiter: _Waiter) -> None:
+        """The writer is woken two rounds of the loop later, so that what is already on its way into
+        the loop shares the commit: fewer syncs, for microseconds of waiting."""
+        self._writer.append(waiter)
+        if not self._waking:
+            self._waking = True
+            self._loop.call_soon(self._loop.call_soon, self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        self._writer.wake()
 
     def check(self) -> None:
         if self._fault is not None:

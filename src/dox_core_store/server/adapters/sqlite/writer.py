@@ -110,8 +110,11 @@ class SqliteWriter:
     # --- called on the event loop ------------------------------------------------------------
 
     def append(self, waiting: HandedOver) -> None:
-        """Hand over entries; `Outcome` tells when they are on stable storage."""
+        """Hand over entries; once woken, `Outcome` tells when they are on stable storage."""
         self._pending.append(waiting)
+
+    def wake(self) -> None:
+        """Have what was handed over written."""
         if not self._signalled:
             self._signalled = True
             self._jobs.put(self._append_pending)
