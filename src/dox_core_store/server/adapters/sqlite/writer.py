@@ -145,7 +145,8 @@ class SqliteWriter:
         except BaseException as error:  # a node without its writer could only refuse: let it end
             self._on_death(error)
             raise
-        self._append_pending()
+        while self._pending:  # what a fault refuses leaves the queue too
+            self._append_pending()
         with contextlib.suppress(sa.exc.DBAPIError):  # a full disk must not keep us from ending
             self._stream.close(self._connection)
         self._connection.close()
