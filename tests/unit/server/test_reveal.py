@@ -500,3 +500,18 @@ async def test_a_key_that_is_written_all_the_time_can_be_read(world: World) -> N
     assert await asyncio.wait_for(world.read("a.b"), 5) == b"newer"
     statuses = [status for status, _ in world.told]
     assert statuses.count("GRANTED") - statuses.count("ABORTED") == 1
+
+
+@in_a_world
+async def test_a_batch_whose_refusal_is_not_on_record_reveals_nothing(world: World) -> None:
+    looked = iter([None, None])  # the commit of what is granted looks twice; then the disk is full
+
+    def check() -> None:
+        if next(looked, "full") == "full":
+            raise StoreUnavailableError("ledger_unavailable", "full")
+
+    world.ledger.check = check
+    error = await refusal(world.reveal.many(world.jules, ["a.b", "x.y"], ASKED, PLENTY))
+    assert error.code == "ledger_unavailable"
+    assert world.values.opened == 0
+    assert [status for status, _ in world.told] == ["GRANTED", "ABORTED"]

@@ -114,9 +114,19 @@ class Reveal:
         head = await self._ledger.commit(granted) if granted else applied
         if head != applied or self._feed.applied != applied:
             found = await self._decide_again(principal, paths, found, None, asked, granted)
-        for path, each in zip(paths, found, strict=True):
-            if isinstance(each, DoxStoreError):
-                await self._refuse(principal, path, asked, each)
+        try:
+            for path, each in zip(paths, found, strict=True):
+                if isinstance(each, DoxStoreError):
+                    await self._refuse(principal, path, asked, each)
+        except BaseException:  # a refusal that is not on record keeps the whole answer back
+            self._ledger.abort(
+                [
+                    self._entry(principal, asked, each)
+                    for each in found
+                    if isinstance(each, Prepared)
+                ]
+            )
+            raise
         return [
             Revealed(self._values.open(each), each.etag) if isinstance(each, Prepared) else each
             for each in found
