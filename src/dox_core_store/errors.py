@@ -206,6 +206,11 @@ CODES: dict[str, Code] = {
         "The file to import cannot be used",
         "The detail names the place in the file. Nothing was stored.",
     ),
+    "malformed_share": Code(
+        InvalidRequestError,
+        "This is not a share",
+        "Type all words of the share, in order; a mistyped word is found by its checksum.",
+    ),
     # 401
     "token_missing": Code(
         AuthenticationError,
@@ -238,6 +243,16 @@ CODES: dict[str, Code] = {
         "The operator lacks the role for this",
         "`docs/roles.md` lists who may do what.",
     ),
+    "wrong_passphrase": Code(
+        UnauthorizedError,
+        "The passphrase does not open this store",
+        "Type it again. `doxstore seal slots list` shows what else opens the store.",
+    ),
+    "wrong_share": Code(
+        UnauthorizedError,
+        "The share is not one of this store's",
+        "Use the shares made with the slot: the number on each says which set it belongs to.",
+    ),
     # 404
     "key_not_found": Code(
         NotFoundError,
@@ -261,6 +276,12 @@ CODES: dict[str, Code] = {
         NotFoundError,
         "No such open import",
         "It was committed, aborted, or given up as idle. Start the import again.",
+    ),
+    "slot_not_found": Code(NotFoundError, "No such slot", "See `doxstore seal slots list`."),
+    "ceremony_not_found": Code(
+        NotFoundError,
+        "No such ceremony",
+        "It has ended, or three wrong entries closed it. The node prints the id of the next one.",
     ),
     "address_not_found": Code(
         NotFoundError, "Nothing lives at this address", "`/openapi.json` lists all addresses."
@@ -304,6 +325,19 @@ CODES: dict[str, Code] = {
         ConflictError,
         "This would leave the store without an admin",
         "Give another operator the role first.",
+    ),
+    "share_repeated": Code(
+        ConflictError, "This share was entered already", "Let another holder enter theirs."
+    ),
+    "last_slot": Code(
+        ConflictError,
+        "This would leave nothing that opens the store",
+        "Add another slot first: `doxstore seal slots add`.",
+    ),
+    "rekey_blocked": Code(
+        ConflictError,
+        "The sealing keys cannot be changed now",
+        "The detail says what stands in the way; what was done so far stays, and can be resumed.",
     ),
     # 410
     "version_revoked": Code(
@@ -355,6 +389,21 @@ CODES: dict[str, Code] = {
     ),
     "overloaded": Code(
         StoreUnavailableError, "Too many requests are waiting", "Come back after `Retry-After`."
+    ),
+    "sealed": Code(
+        StoreUnavailableError,
+        "The store is sealed",
+        "Nothing is served until it is opened: `doxstore seal unseal`, or see `/v1/seal`.",
+    ),
+    "slot_unreachable": Code(
+        StoreUnavailableError,
+        "What holds the slot's key does not answer",
+        "Check that OpenBao or AWS can be reached; a server keeps trying and serves nothing.",
+    ),
+    "unreviewed": Code(
+        StoreUnavailableError,
+        "Nobody has signed off this store since it was restored",
+        "Revoke what was revoked since the backup, then `doxstore backup sign-off`.",
     ),
     "timed_out": Code(
         StoreUnavailableError, "The request took too long to arrive", "Send the body faster."
@@ -413,6 +462,41 @@ CODES: dict[str, Code] = {
         ConfigurationError,
         "The key file does not open this store",
         "Use the key file made with it; nothing was changed.",
+    ),
+    "slot_needed": Code(
+        ConfigurationError,
+        "Nothing was given that opens the store",
+        "Say how to open it: `--key-file FILE`, or `--unseal-with`; `doxstore seal --help` tells.",
+    ),
+    "slot_refused": Code(
+        ConfigurationError,
+        "The key service does not open this store",
+        "Check the service's key and who may use it; nothing was changed.",
+    ),
+    "clock_behind": Code(
+        ConfigurationError,
+        "The clock is behind the store's newest entry",
+        "Set the clock. Where the clock is right, start once with `--accept-clock`.",
+    ),
+    "backup_damaged": Code(
+        ConfigurationError,
+        "The backup is damaged or incomplete",
+        "Nothing was written. Use another copy: `doxstore backup drill FILE` tells if it is whole.",
+    ),
+    "backup_encrypted": Code(
+        ConfigurationError,
+        "The backup is encrypted for a recipient",
+        "Name the file with the recipient's age identity: `--identity FILE`.",
+    ),
+    "backup_target": Code(
+        ConfigurationError,
+        "The backup cannot be written or read there",
+        "The detail says why. Nothing that was there before was changed.",
+    ),
+    "bad_checkpoints": Code(
+        ConfigurationError,
+        "The checkpoints do not belong to this backup",
+        "Use what was shipped or exported from the same store. Nothing was written.",
     ),
     "key_file_missing": Code(
         ConfigurationError,

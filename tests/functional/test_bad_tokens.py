@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from tests.functional.raw_http import ask, code_of, nothing_changes, recorded
 from tests.functional.running import RunningStore
 
-from dox_core_store.server.adapters.seals.key_file import read_key_file
+from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
+from dox_core_store.server.adapters.seals.unlocking import Unlocking
 from dox_core_store.server.adapters.sqlite.store import open_store
 
 DAY = 86_400
@@ -44,7 +45,9 @@ class Forge:
 
     def __init__(self, store: RunningStore) -> None:
         opened = open_store(
-            store.data, slot_key=lambda: read_key_file(store.key_file), alarm=lambda *_row: None
+            store.data,
+            unlock=Unlocking([KeyFileHolder(store.key_file)]),
+            alarm=lambda *_row: None,
         )
         self.key: rsa.RSAPrivateKey = serialization.load_pem_private_key(  # type: ignore[assignment]
             opened.signer._key.as_pem(private=True), None

@@ -17,6 +17,7 @@ from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, VersionRecord
 from dox_core_store.server.domain.ledger import Entry
+from dox_core_store.server.domain.seal import Slot, SlotKind
 
 __all__ = [
     "Catalog",
@@ -27,6 +28,7 @@ __all__ = [
     "Ledger",
     "LedgerFilter",
     "LedgerReader",
+    "SlotHolder",
     "StoredEntry",
     "Transaction",
     "Vault",
@@ -61,6 +63,27 @@ class Vault(Protocol):
     def store(self, binding: Binding, value: bytes) -> bytes: ...
 
     def open(self, binding: Binding, kept: bytes) -> bytes: ...
+
+
+class SlotHolder(Protocol):
+    """One way of holding a slot's 256-bit key: a file, what a person knows, a key service.
+
+    May block on a network or a prompt: runs in a thread. What `make` returns beside the key is
+    stored as the slot's public parameters, and is what `open` finds in ``slot.parameters``.
+    """
+
+    @property
+    def kind(self) -> SlotKind:
+        """The slots that it can make and open."""
+
+    def make(self, store_id: str, slot_id: str) -> tuple[bytes, dict[str, Any]]:
+        """A new slot's key and public parameters."""
+
+    def open(self, store_id: str, slot: Slot) -> bytes:
+        """What may be the key of ``slot``; whether it is, only the root key tells.
+
+        Raises a `DoxStoreError`: ``slot_unreachable`` where a service does not answer now, and it
+        is worth trying again; any other where what was given is missing or certainly wrong."""
 
 
 class Transaction(Protocol):

@@ -13,8 +13,10 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from tests.vectors import generate
 
-from dox_core_store.server.adapters.seals.key_file import read_key_file
+from dox_core_store.server.adapters.seals.key_file import KeyFileHolder, read_key_file
+from dox_core_store.server.adapters.seals.unlocking import Unlocking, new_slot
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.custody import new_store_id
 from dox_core_store.server.adapters.sql.search import LedgerSearch
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sql.transaction import RecordReader
@@ -378,18 +380,21 @@ def test_what_a_real_store_exports_verifies_with_the_code_of_the_specification(
     tmp_path: Path,
 ) -> None:
     clock, caller = Standing(), Caller("local:ada", (), "req_1", "", "doxstore")
+    key_file = tmp_path / "root.key"
     create_store(
         tmp_path,
-        slot_key=bytes(32),
+        store_id=(store_id := new_store_id()),
+        slot=new_slot(KeyFileHolder(key_file), store_id, label=None),
         default_environment="production",
         operator="ada",
         roles=[Role.ADMIN],
         caller=caller,
         clock=clock,
     )
-    store = open_store(tmp_path, slot_key=lambda: bytes(32), alarm=no_alarm)
+    store = open_store(tmp_path, unlock=Unlocking([KeyFileHolder(key_file)]), alarm=no_alarm)
     stream = LedgerStream(
         store_id=store.store_id,
+        changes="changes",
         actor=caller.name,
         checkpoint_key=store.checkpoint_key,
         clock=clock,

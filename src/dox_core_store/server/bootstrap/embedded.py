@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dox_core_store.server.adapters.clock import SystemClock
-from dox_core_store.server.adapters.seals.key_file import read_key_file
+from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
+from dox_core_store.server.adapters.seals.unlocking import Unlocking
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sqlite.catalog import SqliteCatalog
 from dox_core_store.server.adapters.sqlite.checkpointer import Checkpointer
@@ -68,7 +69,7 @@ class Embedded:
     async def _start(self) -> None:
         self.store = store = open_store(
             Path(self._settings.data),
-            slot_key=lambda: read_key_file(key_file_of(self._settings)),
+            unlock=Unlocking([KeyFileHolder(key_file_of(self._settings))]),
             alarm=self._alarm,
         )
         self.ledger = ledger = SqliteLedger(clock=self._clock)
@@ -77,6 +78,7 @@ class Embedded:
             records=store.records,
             stream=LedgerStream(
                 store_id=store.store_id,
+                changes=store.records.changes,
                 actor=local_caller().name,
                 checkpoint_key=store.checkpoint_key,
                 clock=self._clock,

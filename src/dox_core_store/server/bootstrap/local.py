@@ -10,7 +10,9 @@ from pathlib import Path
 from dox_core_store import wire
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.clock import SystemClock
-from dox_core_store.server.adapters.seals.key_file import make_key_file, read_key_file
+from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
+from dox_core_store.server.adapters.seals.unlocking import Unlocking, new_slot
+from dox_core_store.server.adapters.sql.custody import new_store_id
 from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE
 from dox_core_store.server.adapters.sqlite.inspection import StoreInspection, public_checkpoint_key
 from dox_core_store.server.adapters.sqlite.store import create_store, open_store
@@ -48,9 +50,11 @@ def init_store(settings: Settings, *, operator: str, roles: Sequence[str]) -> No
     if (folder / DATABASE_FILE).exists():  # asked before a key file is made for nothing
         raise ConfigurationError("store_exists", f"{folder} holds a store already.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a key file is made in it
+    store_id = new_store_id()
     create_store(
         folder,
-        slot_key=read_key_file(path) if path.exists() else make_key_file(path),
+        store_id=store_id,
+        slot=new_slot(KeyFileHolder(path), store_id, label=None),
         default_environment=settings.default_environment,
         operator=operator,
         roles=roles,
@@ -67,7 +71,7 @@ class LocalStore:
         self.alarms: list[str] = []
         self._store = open_store(
             Path(settings.data),
-            slot_key=lambda: read_key_file(key_file_of(settings)),
+            unlock=Unlocking([KeyFileHolder(key_file_of(settings))]),
             alarm=lambda table, identity: self.alarms.append(f"{table} {identity}"),
         )
 

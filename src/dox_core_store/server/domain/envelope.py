@@ -13,7 +13,7 @@ import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -30,9 +30,11 @@ __all__ = [
     "Ring",
     "associated_data",
     "derive",
+    "mac_number",
     "open_box",
     "root_check",
     "seal_box",
+    "sealed_number",
 ]
 
 FORMAT = 1
@@ -91,14 +93,52 @@ def root_check(root: bytes, store_id: str) -> bytes:
     return hmac.digest(derive(root, "root-check"), store_id.encode(), hashlib.sha256)
 
 
-class Ring:
-    """The numbered key-encryption keys, opened. New values use the highest number."""
+def sealed_number(sealed: bytes) -> int:
+    """The number of the key-encryption key under which ``sealed`` stands; 0 if it is too short."""
+    return _HEADER.unpack(sealed[: _HEADER.size])[1] if len(sealed) >= _HEADER.size else 0
 
-    def __init__(self, store_id: str, keys: Mapping[int, bytes]) -> None:
+
+def mac_number(mac: bytes) -> int:
+    """The number of the key under which a row's MAC was made."""
+    return int.from_bytes(mac[:4])
+
+
+class Ring:
+    """The numbered key-encryption keys, opened. New values use the highest number.
+
+    ``more`` returns the keys as the store has them now: they are rotated under a running server,
+    which meets a number that it does not know yet.
+    """
+
+    def __init__(
+        self,
+        store_id: str,
+        keys: Mapping[int, bytes],
+        more: Callable[[], Mapping[int, bytes]] | None = None,
+    ) -> None:
         self.store_id = store_id
-        self.newest = max(keys)
-        self._keys = dict(keys)
+        self._more = more
+        self._take(keys)
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of the keys it holds, in order."""
+        return sorted(self._keys)
+
+    def refresh(self) -> None:
+        """Take the keys as the store has them now."""
+        if self._more is not None:
+            self._take(self._more())
+
+    def _take(self, keys: Mapping[int, bytes]) -> None:
         self._mac_keys = {number: derive(key, "row-mac") for number, key in keys.items()}
+        self._keys = dict(keys)
+        self.newest = max(keys)  # last: whoever seals meanwhile uses a key that is there
+
+    def _knows(self, number: int) -> bool:
+        if number not in self._keys:
+            self.refresh()
+        return number in self._keys
 
     def seal(self, plaintext: bytes, binding: Binding) -> bytes:
         """``format || number || wrapped data key || sealed value``, bound to ``binding``."""
@@ -115,7 +155,7 @@ class Ring:
             raise DamagedSealError("too short to be sealed")
         header, rest = sealed[: _HEADER.size], sealed[_HEADER.size :]
         version, number = _HEADER.unpack(header)
-        if version != FORMAT or number not in self._keys:
+        if version != FORMAT or not self._knows(number):
             raise DamagedSealError("sealed in an unknown format or under an unknown key")
         data_key = open_box(
             self._keys[number],
@@ -123,6 +163,23 @@ class Ring:
             header + associated_data("data-key", *binding),
         )
         return open_box(data_key, rest[_WRAPPED_BYTES:], associated_data("value", *binding))
+
+    def rewrap(self, sealed: bytes, binding: Binding) -> bytes:
+        """``sealed`` with its data key wrapped under the newest key; the value is not touched.
+
+        Raises `DamagedSealError`.
+        """
+        if len(sealed) < _HEADER.size + _WRAPPED_BYTES:
+            raise DamagedSealError("too short to be sealed")
+        header, rest = sealed[: _HEADER.size], sealed[_HEADER.size :]
+        version, number = _HEADER.unpack(header)
+        if version != FORMAT or not self._knows(number):
+            raise DamagedSealError("sealed in an unknown format or under an unknown key")
+        context = associated_data("data-key", *binding)
+        data_key = open_box(self._keys[number], rest[:_WRAPPED_BYTES], header + context)
+        header = _HEADER.pack(FORMAT, self.newest)
+        wrapped = seal_box(self._keys[self.newest], data_key, header + context)
+        return header + wrapped + rest[_WRAPPED_BYTES:]
 
     def mac(self, table: str, row: bytes) -> bytes:
         """``number || HMAC-SHA256`` over a row that decides, for storing beside it."""
@@ -133,7 +190,7 @@ class Ring:
         if len(mac) != 4 + hashlib.sha256().digest_size:
             return False
         (number,) = struct.unpack(">I", mac[:4])
-        if number not in self._mac_keys:
+        if not self._knows(number):
             return False
         return hmac.compare_digest(mac[4:], self._tag(number, table, row))
 

@@ -32,6 +32,8 @@ __all__ = [
     "ImportRecord",
     "KeyRecord",
     "State",
+    "TombstoneRecord",
+    "UpkeepRecord",
     "VersionRecord",
     "check_value",
     "fresh_key",
@@ -209,6 +211,25 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     rolled_back_from: int | None
     sealed: bytes | None
+
+
+class TombstoneRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """That a version was revoked or destroyed, apart from its row: putting an older copy of the row
+    back into the database does not bring the version back."""
+
+    version_id: str
+    state: State
+    buried_at: datetime
+
+
+class UpkeepRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of a key beside its versions. ``keep_versions``: how many versions that are out
+    of use are kept, None for the store's setting. ``unverified_since``: restored from a backup, and
+    what it opens may have another password since."""
+
+    key_id: int
+    keep_versions: int | None = None
+    unverified_since: datetime | None = None
 
 
 _PAST = {

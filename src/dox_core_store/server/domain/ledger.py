@@ -29,15 +29,18 @@ __all__ = [
     "Entry",
     "Status",
     "canonical",
+    "changes_stream",
     "checkpoint_message",
     "genesis",
+    "is_changes",
     "link",
     "parse_canonical",
 ]
 
 FORMAT = 1
 CHANGES = "changes"
-"""The store-wide stream of every mutation: the change feed."""
+"""The store-wide stream of every mutation: the change feed. Of the first epoch; see
+`changes_stream`."""
 
 _FORMAT_BYTE = bytes([FORMAT])
 _encode = msgspec.json.Encoder().encode
@@ -60,10 +63,15 @@ class Action(StrEnum):
 
     GET = "GET"
     PUT = "PUT"
+    PROPOSE = "PROPOSE"
+    PROMOTE = "PROMOTE"
     ROLLBACK = "ROLLBACK"
+    RETIRE = "RETIRE"
     REVOKE = "REVOKE"
     DESTROY = "DESTROY"
+    EXPIRE = "EXPIRE"
     EXTEND = "EXTEND"
+    DESCRIBE = "DESCRIBE"
     LIST = "LIST"
     IMPORT = "IMPORT"
     REGISTER = "REGISTER"
@@ -79,6 +87,16 @@ class Action(StrEnum):
     ADD_ENVIRONMENT = "ADD_ENVIRONMENT"
     READ_LEDGER = "READ_LEDGER"
     AUTHENTICATE = "AUTHENTICATE"
+    ADD_SLOT = "ADD_SLOT"
+    REMOVE_SLOT = "REMOVE_SLOT"
+    REKEY = "REKEY"
+    ROTATE_ROOT = "ROTATE_ROOT"
+    UNSEAL = "UNSEAL"
+    BACKUP = "BACKUP"
+    DRILL = "DRILL"
+    RESTORE = "RESTORE"
+    REVIEW = "REVIEW"
+    HISTORY_LOST = "HISTORY_LOST"
     INIT = "INIT"
     OPEN = "OPEN"
     CLOSE = "CLOSE"
@@ -120,6 +138,18 @@ class Entry(NamedTuple):
     correlation_id: str | None = None
     reason: str | None = None
     count: int = 1  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+
+
+def changes_stream(epoch: int) -> str:
+    """The name of an epoch's `changes` stream: a restored store goes on in a new one, so that two
+    histories never share a place."""
+    return CHANGES if epoch == 1 else f"{CHANGES}-{epoch}"
+
+
+def is_changes(stream: str) -> bool:
+    """Whether ``stream`` is a `changes` stream, of whatever epoch."""
+    name, _, epoch = stream.partition("-")
+    return name == CHANGES and (not epoch or epoch.isdigit())
 
 
 def canonical(entry: Entry, seq: int, stream: str) -> bytes:

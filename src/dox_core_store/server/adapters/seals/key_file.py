@@ -12,13 +12,31 @@ import binascii
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.domain.envelope import KEY_BYTES
+from dox_core_store.server.domain.seal import Slot, SlotKind
 
-__all__ = ["make_key_file", "read_key_file"]
+__all__ = ["KeyFileHolder", "make_key_file", "read_key_file"]
 
 _MAGIC = "doxstore-key-file-1"
+
+
+class KeyFileHolder:
+    """The `SlotHolder` port over one file. A file that exists is used, never overwritten."""
+
+    kind = SlotKind.KEY_FILE
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def make(self, store_id: str, slot_id: str) -> tuple[bytes, dict[str, Any]]:  # noqa: ARG002
+        key = read_key_file(self._path) if self._path.exists() else make_key_file(self._path)
+        return key, {}
+
+    def open(self, store_id: str, slot: Slot) -> bytes:  # noqa: ARG002 - any slot may be its own
+        return read_key_file(self._path)
 
 
 def make_key_file(path: Path) -> bytes:

@@ -1,17 +1,17 @@
-"""The seal's tables: which slots open the root key, and the ring that the root key opens.
+"""The seal's tables: the slots that open the root key, and the ring that the root key opens.
 
 root key -> ring of key-encryption keys -> data key of each version. Opening writes nothing: a wrong
-key file is told from damage by the root check value, before anything is touched.
+key is told from damage by the root check value, before anything is touched. Changing slots and the
+root key is `slots`, a new key-encryption key is `rekey`.
 """
 
 from __future__ import annotations
 
-import hmac
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -29,10 +29,39 @@ from dox_core_store.server.domain.envelope import (
     root_check,
     seal_box,
 )
+from dox_core_store.server.domain.seal import Slot, SlotKind, UnlockedRoot, open_root, wrap_root
 
-__all__ = ["EmbeddedVault", "Opened", "create_custody", "open_custody"]
+__all__ = [
+    "EmbeddedVault",
+    "NewSlot",
+    "Opened",
+    "Unlock",
+    "create_custody",
+    "new_store_id",
+    "open_custody",
+    "open_ring",
+    "read_slots",
+    "seal_ring_key",
+    "slot_row",
+]
 
-KEY_FILE_SLOT = "key-file"
+
+class NewSlot(NamedTuple):
+    """A slot that is not stored yet, with its own key."""
+
+    slot_id: str
+    kind: SlotKind
+    parameters: dict[str, Any]
+    slot_key: bytes
+    label: str | None = None
+
+
+class Unlock(Protocol):
+    """What a process was given to open a store: offers slots and keys for them, best first."""
+
+    def __call__(self, store_id: str, slots: Sequence[Slot]) -> Iterator[tuple[Slot, bytes]]:
+        """Slots of ``slots``, each with a key that may be its own. Raises `ConfigurationError`
+        (which says what to do) instead of ending: whoever asks for more found none that fits."""
 
 
 class Opened(NamedTuple):
@@ -40,16 +69,25 @@ class Opened(NamedTuple):
 
     store_id: str
     default_environment: str
+    epoch: int
     ring: Ring
+    unlocked: UnlockedRoot
+
+
+def new_store_id() -> str:
+    return f"store_{secrets.token_hex(16)}"
 
 
 def create_custody(
-    connection: sa.Connection, *, default_environment: str, slot_key: bytes, now: datetime
+    connection: sa.Connection,
+    *,
+    store_id: str,
+    default_environment: str,
+    slot: NewSlot,
+    now: datetime,
 ) -> Opened:
     """A new store's identity, root key, first slot and ring. Inside the caller's transaction."""
-    store_id = f"store_{secrets.token_hex(16)}"
     root, first = os.urandom(KEY_BYTES), os.urandom(KEY_BYTES)
-    slot_id = f"slot_{secrets.token_hex(8)}"
     connection.execute(
         sa.insert(tables.store).values(
             store_id=store_id,
@@ -57,43 +95,88 @@ def create_custody(
             epoch=1,
             root_check=root_check(root, store_id),
             default_environment=default_environment,
+            readable_by=tables.READABLE_BY,
         )
     )
-    connection.execute(
-        sa.insert(tables.seal_slot).values(
-            slot_id=slot_id,
-            kind=KEY_FILE_SLOT,
-            parameters=msgspec.json.encode({}).decode(),
-            wrapped_root=seal_box(
-                derive(slot_key, "key-file-slot"),
-                root,
-                associated_data("root", store_id, slot_id),
-            ),
-            created_at=now,
-        )
-    )
+    row = slot_row(slot, root, store_id, now)
+    connection.execute(sa.insert(tables.seal_slot).values(row))
     connection.execute(
         sa.insert(tables.seal_ring).values(
-            number=1,
-            wrapped=seal_box(derive(root, "ring"), first, associated_data("ring", store_id, "1")),
-            created_at=now,
+            number=1, wrapped=seal_ring_key(root, first, store_id, 1), created_at=now
         )
     )
-    return Opened(store_id, default_environment, Ring(store_id, {1: first}))
+    (stored,) = read_slots(connection)
+    return Opened(
+        store_id=store_id,
+        default_environment=default_environment,
+        epoch=1,
+        ring=Ring(store_id, {1: first}),
+        unlocked=UnlockedRoot(root, stored, slot.slot_key),
+    )
 
 
-def open_custody(connection: sa.Connection, slot_key: bytes) -> Opened:
-    """Open the seal with a key file's key.
+def open_custody(connection: sa.Connection, engine: sa.Engine, unlock: Unlock) -> Opened:
+    """Open the seal with what ``unlock`` offers; ``engine`` serves the ring when its keys change.
 
-    Raises `ConfigurationError` ``wrong_key_file`` or ``store_damaged``.
+    Raises what ``unlock`` raises, or `ConfigurationError` ``store_damaged``.
     """
-    store = connection.execute(sa.select(tables.store)).one()
-    root = _open_root(connection, store.store_id, slot_key)
-    if not hmac.compare_digest(root_check(root, store.store_id), store.root_check):
-        raise ConfigurationError("store_damaged", "The root check value does not match.")
+    store = connection.execute(
+        sa.select(
+            tables.store.c.store_id,
+            tables.store.c.default_environment,
+            tables.store.c.epoch,
+            tables.store.c.root_check,
+        )
+    ).one()
+    slots = read_slots(connection)
+    unlocked = open_root(unlock(store.store_id, slots), store.store_id, store.root_check)
+    if unlocked is None:
+        raise ConfigurationError("wrong_key_file", "Nothing that was given opens this store.")
+    keys = open_ring(connection, unlocked.root, store.store_id)
+    return Opened(
+        store_id=store.store_id,
+        default_environment=store.default_environment,
+        epoch=store.epoch,
+        ring=Ring(store.store_id, keys, more=_follow(engine, store.store_id, unlocked)),
+        unlocked=unlocked,
+    )
+
+
+def read_slots(connection: sa.Connection) -> list[Slot]:
+    """All slots, oldest first."""
+    names = {column["name"] for column in sa.inspect(connection).get_columns("seal_slot")}
+    columns = [column for column in tables.seal_slot.c if column.name in names]  # 0001 had fewer
+    query = sa.select(*columns).order_by(tables.seal_slot.c.created_at, tables.seal_slot.c.slot_id)
+    slots = []
+    for row in connection.execute(query).mappings():
+        stored = {str(name): row[name] for name in row}
+        stored["parameters"] = msgspec.json.decode(stored["parameters"])
+        try:
+            slots.append(msgspec.convert(stored, Slot))
+        except msgspec.ValidationError as error:
+            raise ConfigurationError(
+                "store_damaged", f"Slot {stored['slot_id']} cannot be understood: {error}."
+            ) from error
+    return slots
+
+
+def slot_row(slot: NewSlot, root: bytes, store_id: str, now: datetime) -> dict[str, Any]:
+    """The columns of a new slot that opens ``root``."""
+    return {
+        "slot_id": slot.slot_id,
+        "kind": slot.kind,
+        "parameters": msgspec.json.encode(slot.parameters).decode(),
+        "wrapped_root": wrap_root(root, slot.slot_key, slot.kind, store_id, slot.slot_id),
+        "created_at": now,
+        "label": slot.label,
+    }
+
+
+def open_ring(connection: sa.Connection, root: bytes, store_id: str) -> dict[int, bytes]:
+    """Every key-encryption key by number. Raises `ConfigurationError` ``store_damaged``."""
     ring_key, keys = derive(root, "ring"), {}
     for row in connection.execute(sa.select(tables.seal_ring)):
-        context = associated_data("ring", store.store_id, str(row.number))
+        context = associated_data("ring", store_id, str(row.number))
         try:
             keys[row.number] = open_box(ring_key, row.wrapped, context)
         except DamagedSealError as error:
@@ -102,18 +185,30 @@ def open_custody(connection: sa.Connection, slot_key: bytes) -> Opened:
             ) from error
     if not keys:
         raise ConfigurationError("store_damaged", "The store has no key-encryption key.")
-    return Opened(store.store_id, store.default_environment, Ring(store.store_id, keys))
+    return keys
 
 
-def _open_root(connection: sa.Connection, store_id: str, slot_key: bytes) -> bytes:
-    query = sa.select(tables.seal_slot).where(tables.seal_slot.c.kind == KEY_FILE_SLOT)
-    for slot in connection.execute(query):
-        context = associated_data("root", store_id, slot.slot_id)
-        try:
-            return open_box(derive(slot_key, "key-file-slot"), slot.wrapped_root, context)
-        except DamagedSealError:
-            continue  # another slot's file
-    raise ConfigurationError("wrong_key_file", "The key file opens no slot of this store.")
+def seal_ring_key(root: bytes, key: bytes, store_id: str, number: int) -> bytes:
+    """A key-encryption key as it is stored."""
+    return seal_box(derive(root, "ring"), key, associated_data("ring", store_id, str(number)))
+
+
+def _follow(
+    engine: sa.Engine, store_id: str, unlocked: UnlockedRoot
+) -> Callable[[], Mapping[int, bytes]]:
+    """How a running process reads the ring again: by the slot that opened it, for the root key may
+    have changed since, and a slot's own key does not. Where that slot is gone, by the root key."""
+
+    def read() -> Mapping[int, bytes]:
+        with engine.connect() as connection:
+            check = connection.execute(sa.select(tables.store.c.root_check)).scalar_one()
+            slots = [s for s in read_slots(connection) if s.slot_id == unlocked.slot.slot_id]
+            offered = ((slot, unlocked.slot_key) for slot in slots)
+            again = open_root(offered, store_id, check)
+            root = unlocked.root if again is None else again.root
+            return open_ring(connection, root, store_id)
+
+    return read
 
 
 class EmbeddedVault:

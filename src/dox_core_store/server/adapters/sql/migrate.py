@@ -27,21 +27,27 @@ def current_revision(connection: sa.Connection) -> str | None:
 
 
 def check_schema(connection: sa.Connection) -> None:
-    """Raise `ConfigurationError` ``store_newer`` if this release does not know the schema."""
+    """Raise `ConfigurationError` ``store_newer`` if this release must not work on the schema.
+
+    A newer schema may say that this release will do (``store.readable_by``): nodes are upgraded one
+    after the other, and one of the release before may start again meanwhile.
+    """
     revision = current_revision(connection)
-    if revision is not None and revision not in SCHEMAS:
-        raise ConfigurationError(
-            "store_newer", f"The store's schema is {revision}, which this release does not know."
-        )
+    if revision is None or revision in SCHEMAS or _readable_by(connection, revision) in SCHEMAS:
+        return
+    raise ConfigurationError(
+        "store_newer", f"The store's schema is {revision}, which this release does not know."
+    )
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Bring the database to this release's revision, in one transaction.
+    """Bring the database to this release's revision, in one transaction; a newer one stays.
 
     Raises `ConfigurationError` ``store_newer``; the database is then untouched.
     """
     check_schema(connection)
-    if current_revision(connection) == SCHEMAS[-1]:
+    revision = current_revision(connection)
+    if revision == SCHEMAS[-1] or (revision is not None and revision not in SCHEMAS):
         return
     from alembic import command  # noqa: PLC0415 - see the module
     from alembic.config import Config  # noqa: PLC0415
@@ -50,3 +56,13 @@ def upgrade(connection: sa.Connection) -> None:
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
+
+
+def _readable_by(connection: sa.Connection, revision: str) -> str | None:
+    """The oldest revision whose release may work on ``revision``, if the store says so."""
+    columns = {column["name"] for column in sa.inspect(connection).get_columns("store")}
+    if "readable_by" not in columns:
+        return None
+    said = str(connection.exec_driver_sql("SELECT readable_by FROM store").scalar())
+    written_at, _, oldest = said.partition(":")
+    return oldest if written_at == revision else None

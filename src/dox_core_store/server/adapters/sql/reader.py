@@ -13,7 +13,7 @@ from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.transaction import RecordReader
 from dox_core_store.server.domain.access import TokenRecord
 from dox_core_store.server.domain.key import ImportRecord, KeyRecord, State, VersionRecord
-from dox_core_store.server.domain.ledger import CHANGES, parse_canonical
+from dox_core_store.server.domain.ledger import parse_canonical
 from dox_core_store.server.ports import Change, Found, KeyRow
 
 __all__ = ["SqlReader"]
@@ -103,14 +103,14 @@ class SqlReader:
 
     def feed_head(self) -> int:
         stream = tables.ledger_stream.c
-        query = sa.select(stream.last_seq).where(stream.stream == CHANGES)
+        query = sa.select(stream.last_seq).where(stream.stream == self._records.changes)
         return int(self._connection.execute(query).scalar_one())
 
     def changes(self, after: int, limit: int) -> list[Change]:
         block = tables.ledger_block.c
         query = (
             sa.select(block.body)
-            .where(sa.literal_column("stream = 'changes'"), block.last_seq > after)
+            .where(tables.FEED, block.stream == self._records.changes, block.last_seq > after)
             .order_by(block.last_seq)
             .limit(limit)
         )

@@ -20,13 +20,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.transaction import timestamp
 from dox_core_store.server.domain.ledger import (
-    CHANGES,
     Action,
     Chain,
     Entry,
     Status,
     checkpoint_message,
     genesis,
+    is_changes,
 )
 from dox_core_store.server.ports import Clock
 
@@ -43,9 +43,17 @@ class LedgerStream:
     """Lives in the writer's thread. ``append`` either commits everything or changes nothing."""
 
     def __init__(
-        self, *, store_id: str, actor: str, checkpoint_key: Ed25519PrivateKey, clock: Clock
+        self,
+        *,
+        store_id: str,
+        changes: str,
+        actor: str,
+        checkpoint_key: Ed25519PrivateKey,
+        clock: Clock,
     ) -> None:
         self._store_id = store_id
+        self.changes = changes
+        """The stream that takes this epoch's mutations."""
         self._actor = actor
         self._key = checkpoint_key
         self._clock = clock
@@ -116,12 +124,12 @@ class LedgerStream:
         """Open streams of processes that are gone: with one server at a time, all but `changes`."""
         stream, block = tables.ledger_stream, tables.ledger_block
         names = connection.execute(
-            sa.select(stream.c.stream, stream.c.head).where(
-                stream.c.closed_at.is_(None), stream.c.stream != CHANGES
-            )
+            sa.select(stream.c.stream, stream.c.head).where(stream.c.closed_at.is_(None))
         ).all()
         chains = []
         for name, first in names:
+            if is_changes(name):
+                continue
             last = connection.execute(
                 sa.select(block.c.last_seq, block.c.head)
                 .where(block.c.stream == name)
@@ -157,11 +165,11 @@ class LedgerStream:
     def _checkpoint(self, connection: sa.Connection, ours: Chain) -> Entry:
         rows = connection.execute(
             sa.select(tables.ledger_stream.c.last_seq, tables.ledger_stream.c.head).where(
-                tables.ledger_stream.c.stream == CHANGES
+                tables.ledger_stream.c.stream == self.changes
             )
         ).one()
         heads = {
-            CHANGES: (rows.last_seq, rows.head.hex()),
+            self.changes: (rows.last_seq, rows.head.hex()),
             ours.stream: (ours.seq, ours.head.hex()),
         }
         entry = self._entry(Action.CHECKPOINT, None)

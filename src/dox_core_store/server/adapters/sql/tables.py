@@ -18,15 +18,26 @@ from dox_core_store.server.domain.access import (
     ServiceRecord,
     TokenRecord,
 )
-from dox_core_store.server.domain.key import ImportRecord, KeyRecord, VersionRecord
+from dox_core_store.server.domain.epoch import EpochRecord
+from dox_core_store.server.domain.key import (
+    ImportRecord,
+    KeyRecord,
+    TombstoneRecord,
+    UpkeepRecord,
+    VersionRecord,
+)
 from dox_core_store.server.domain.token import SigningKeyRecord
 
-__all__ = ["RECORDS", "SCHEMAS", "Instant", "metadata"]
+__all__ = ["FEED", "READABLE_BY", "RECORDS", "SCHEMAS", "Instant", "metadata"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-SCHEMAS = ("0001",)
+SCHEMAS = ("0001", "0002")
 """Every Alembic revision that this release knows; it reads and writes the last one."""
+
+READABLE_BY = "0002:0001"
+"""The last revision, and the oldest one whose release may still work on it: migrations first add,
+and what nobody needs any more goes a release later."""
 
 metadata = sa.MetaData(
     naming_convention={
@@ -36,6 +47,10 @@ metadata = sa.MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
+
+FEED = sa.text("stream >= 'changes' AND stream < 'changes.'")
+"""What names a `changes` stream, in the words of its index: queries repeat them to be served by it.
+"""
 
 _BIG_KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite's rowid wants INTEGER
 
@@ -86,6 +101,10 @@ store = sa.Table(
     _number("epoch"),
     _blob("root_check"),
     _text("default_environment"),
+    # Which release may work on this schema: see `READABLE_BY`.
+    _optional("readable_by"),
+    # A new root key that is being enrolled slot by slot, sealed under the present one.
+    sa.Column("next_root", sa.LargeBinary, nullable=True),
 )
 seal_slot = sa.Table(
     "seal_slot",
@@ -95,6 +114,8 @@ seal_slot = sa.Table(
     _text("parameters"),
     _blob("wrapped_root"),
     _instant("created_at"),
+    _optional("label"),
+    sa.Column("next_root", sa.LargeBinary, nullable=True),
 )
 seal_ring = sa.Table(
     "seal_ring",
@@ -137,6 +158,7 @@ key = sa.Table(
         sqlite_where=sa.text("staged_import IS NOT NULL"),
         postgresql_where=sa.text("staged_import IS NOT NULL"),
     ),
+    sa.Index("ix_key_environment_path", "environment", "path"),
 )
 version = sa.Table(
     "version",
@@ -167,6 +189,39 @@ key_import = sa.Table(
     _number("unchanged"),
     _optional("conflict"),
     _blob("mac"),
+)
+tombstone = sa.Table(
+    "tombstone",
+    metadata,
+    sa.Column("version_id", sa.Text, primary_key=True),
+    _text("state"),
+    _instant("buried_at"),
+    _blob("mac"),
+)
+key_upkeep = sa.Table(
+    "key_upkeep",
+    metadata,
+    sa.Column("key_id", _BIG_KEY, primary_key=True),
+    sa.Column("keep_versions", sa.BigInteger, nullable=True),
+    _instant("unverified_since", nullable=True),
+    _blob("mac"),
+)
+epoch = sa.Table(
+    "epoch",
+    metadata,
+    sa.Column("epoch", _BIG_KEY, primary_key=True),
+    _text("cause"),
+    _instant("began_at"),
+    _instant("reviewed_at", nullable=True),
+    _optional("reviewed_by"),
+    _blob("mac"),
+)
+custody_event = sa.Table(
+    "custody_event",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _instant("happened_at"),
+    _text("detail"),
 )
 key_read = sa.Table(
     "key_read",
@@ -268,6 +323,15 @@ ledger_block = sa.Table(
         sqlite_where=sa.text("stream = 'changes'"),
         postgresql_where=sa.text("stream = 'changes'"),
     ),
+    # The same for every epoch. The release before reads by the one above, which goes with it.
+    sa.Index(
+        "ix_ledger_block_feed",
+        "stream",
+        "last_seq",
+        unique=True,
+        sqlite_where=FEED,
+        postgresql_where=FEED,
+    ),
 )
 ledger_posting = sa.Table(
     "ledger_posting",
@@ -288,6 +352,9 @@ ledger_cursor = sa.Table(
 RECORDS: dict[type, sa.Table] = {
     KeyRecord: key,
     VersionRecord: version,
+    TombstoneRecord: tombstone,
+    UpkeepRecord: key_upkeep,
+    EpochRecord: epoch,
     ImportRecord: key_import,
     ServiceRecord: service,
     GrantRecord: access_grant,

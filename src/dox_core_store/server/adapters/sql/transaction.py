@@ -42,11 +42,15 @@ def timestamp(instant: datetime) -> str:
 
 
 class RecordReader:
-    """Turns rows into records and back, checking and making MACs."""
+    """Turns rows into records and back, checking and making MACs. ``changes`` is the name of the
+    stream that takes this epoch's mutations."""
 
-    def __init__(self, *, ring: Ring, alarm: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, *, ring: Ring, alarm: Callable[[str, str], None], changes: str = CHANGES
+    ) -> None:
         self._ring = ring
         self._alarm = alarm
+        self.changes = changes
 
     def record(self, kind: type[Record], row: sa.RowMapping) -> Record | None:
         """The record in ``row``; None, and an alarm, if its MAC does not hold."""
@@ -187,14 +191,14 @@ class SqlTransaction:
         """
         if not self._entries:
             return None
-        stream = tables.ledger_stream
-        query = sa.select(stream.c.last_seq, stream.c.head).where(stream.c.stream == CHANGES)
+        stream, name = tables.ledger_stream, self._reader.changes
+        query = sa.select(stream.c.last_seq, stream.c.head).where(stream.c.stream == name)
         seq, head = self._connection.execute(query).one()
-        changes = Chain(CHANGES, head, seq)
+        changes = Chain(name, head, seq)
         body, after = changes.extend(self._entries)
         inserted = self._connection.execute(
             sa.insert(tables.ledger_block).values(
-                stream=CHANGES,
+                stream=name,
                 first_seq=seq + 1,
                 last_seq=after.seq,
                 first_at=tables.Instant.microseconds(self._now),
@@ -205,7 +209,7 @@ class SqlTransaction:
         )
         self._connection.execute(
             sa.update(stream)
-            .where(stream.c.stream == CHANGES)
+            .where(stream.c.stream == name)
             .values(last_seq=after.seq, head=after.head)
         )
         (block_id,) = inserted.inserted_primary_key or (0,)

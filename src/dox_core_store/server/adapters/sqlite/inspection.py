@@ -18,7 +18,7 @@ from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.migrate import current_revision
 from dox_core_store.server.adapters.sql.search import Block, decode_block
 from dox_core_store.server.adapters.sqlite.store import OpenedStore
-from dox_core_store.server.domain.ledger import CHANGES
+from dox_core_store.server.domain.ledger import is_changes
 from dox_core_store.server.ports import StoredEntry
 
 __all__ = ["Condition", "StoreInspection", "public_checkpoint_key"]
@@ -83,11 +83,13 @@ class StoreInspection:
     def heads(self) -> dict[str, tuple[int, bytes]]:
         """Last ``seq`` and hash of every stream whose end the store knows: closed, or `changes`."""
         stream = tables.ledger_stream.c
-        query = sa.select(stream.stream, stream.last_seq, stream.head).where(
-            sa.or_(stream.closed_at.is_not(None), stream.stream == CHANGES)
-        )
+        query = sa.select(stream.stream, stream.last_seq, stream.head, stream.closed_at)
         with self._store.engine.connect() as connection:
-            return {row.stream: (row.last_seq, row.head) for row in connection.execute(query)}
+            return {
+                row.stream: (row.last_seq, row.head)
+                for row in connection.execute(query)
+                if row.closed_at is not None or is_changes(row.stream)
+            }
 
     def blocks(self) -> Iterator[list[StoredEntry]]:
         """Every block's entries, in stored order. Raises ``ValueError`` at an unreadable one."""

@@ -21,6 +21,8 @@ from dox_core_store.server.adapters.jose import TokenSigner, generate_signing_ke
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import (
     EmbeddedVault,
+    NewSlot,
+    Unlock,
     create_custody,
     open_custody,
 )
@@ -33,7 +35,9 @@ from dox_core_store.server.adapters.sqlite.engine import (
     open_engine,
 )
 from dox_core_store.server.domain.access import Caller
-from dox_core_store.server.domain.ledger import CHANGES, Action, genesis
+from dox_core_store.server.domain.envelope import Ring
+from dox_core_store.server.domain.ledger import CHANGES, Action, changes_stream, genesis
+from dox_core_store.server.domain.seal import UnlockedRoot
 from dox_core_store.server.domain.token import SigningKeyRecord
 from dox_core_store.server.ports import Clock, Transaction, Work
 from dox_core_store.server.usecases.operator import add_operator
@@ -60,6 +64,9 @@ class OpenedStore(NamedTuple):
     engine: sa.Engine
     store_id: str
     default_environment: str
+    epoch: int
+    ring: Ring
+    unlocked: UnlockedRoot
     records: RecordReader
     vault: EmbeddedVault
     signer: TokenSigner
@@ -74,7 +81,8 @@ class OpenedStore(NamedTuple):
 def create_store(
     folder: Path,
     *,
-    slot_key: bytes,
+    store_id: str,
+    slot: NewSlot,
     default_environment: str,
     operator: str,
     roles: Sequence[str],
@@ -99,7 +107,7 @@ def create_store(
         engine = open_engine(folder, file=draft.name)
         with engine.connect() as connection:
             check_writable(connection)
-            _fill(connection, slot_key, default_environment, operator, roles, caller, clock)
+            _fill(connection, store_id, slot, default_environment, operator, roles, caller, clock)
             connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         engine.dispose()
         draft.rename(target)
@@ -112,13 +120,11 @@ def create_store(
             Path(f"{draft}{suffix}").unlink(missing_ok=True)
 
 
-def open_store(
-    folder: Path, *, slot_key: Callable[[], bytes], alarm: Callable[[str, str], None]
-) -> OpenedStore:
+def open_store(folder: Path, *, unlock: Unlock, alarm: Callable[[str, str], None]) -> OpenedStore:
     """Open the store in ``folder``. An older schema is upgraded once everything else holds.
 
     Raises `ConfigurationError` ``store_missing``, ``store_newer``, ``store_read_only``,
-    ``store_damaged``, ``wrong_key_file``.
+    ``store_damaged``, and what ``unlock`` raises.
     """
     if not (folder / DATABASE_FILE).is_file():
         raise ConfigurationError("store_missing", f"There is no store in {folder}.")
@@ -130,11 +136,13 @@ def open_store(
         # server's log into the file and delete it, whatever we then say.
         with open_engine(folder, read_only=True).connect() as connection:
             check_schema(connection)
-            opened = open_custody(connection, slot_key())
+            opened = open_custody(connection, engine, unlock)
         with engine.connect() as connection:
             check_writable(connection)
             upgrade(connection)
-            records = RecordReader(ring=opened.ring, alarm=alarm)
+            records = RecordReader(
+                ring=opened.ring, alarm=alarm, changes=changes_stream(opened.epoch)
+            )
             vault = EmbeddedVault(opened.ring, alarm)
             reader = SqlReader(connection=connection, records=records)
             kid = _current_kid(reader)
@@ -154,6 +162,9 @@ def open_store(
         engine=engine,
         store_id=opened.store_id,
         default_environment=opened.default_environment,
+        epoch=opened.epoch,
+        ring=opened.ring,
+        unlocked=opened.unlocked,
         records=records,
         vault=vault,
         signer=TokenSigner(kid=kid, private_pem=pem),
@@ -163,7 +174,8 @@ def open_store(
 
 def _fill(
     connection: sa.Connection,
-    slot_key: bytes,
+    store_id: str,
+    slot: NewSlot,
     default_environment: str,
     operator: str,
     roles: Sequence[str],
@@ -174,7 +186,11 @@ def _fill(
     now = clock.now()
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     opened = create_custody(
-        connection, default_environment=default_environment, slot_key=slot_key, now=now
+        connection,
+        store_id=store_id,
+        default_environment=default_environment,
+        slot=slot,
+        now=now,
     )
     connection.execute(
         sa.insert(tables.environment), [{"name": name, "created_at": now} for name in ENVIRONMENTS]
@@ -203,7 +219,6 @@ def _fill(
                 compromised_at=None,
             )
         )
-        store_id = opened.store_id
         keep_secret(tx, caller, vault, store_id, signing_key_address(kid), pem)
         keep_secret(tx, caller, vault, store_id, CHECKPOINT_KEY, checkpoint)
         add_operator(tx, caller, operator, roles)

@@ -34,7 +34,7 @@ _MAX_ENTRIES_PER_COMMIT = 2_000
 _APPEND = (
     "INSERT INTO ledger_block (stream, first_seq, last_seq, first_at, prev, head, body)"
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
-    " RETURNING block_id, (SELECT last_seq FROM ledger_stream WHERE stream = 'changes')"
+    " RETURNING block_id, (SELECT last_seq FROM ledger_stream WHERE stream = ?)"
 )
 
 
@@ -187,7 +187,7 @@ class SqliteWriter:
         """On the driver's own connection: this runs thousands of times a second, and SQLAlchemy's
         result machinery would hold the interpreter lock longer than everything else here. In
         autocommit, fetching the last row ends the statement, and so commits and syncs."""
-        (inserted,) = self._driver.execute(_APPEND, row).fetchall()
+        (inserted,) = self._driver.execute(_APPEND, (*row, self._stream.changes)).fetchall()
         return inserted[0], inserted[1]
 
     def _transact(self, work: Work[Any], done: Callable[[Any, BaseException | None], None]) -> None:
