@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,8 @@ HEAD = """\
 # The command line
 
 `doxstore` does everything that an operator does. `pip install 'dox-core-store[cli]'` is enough for
-commands that talk to a store; `dev`, `init`, `serve`, `doctor` and `operator` work on the store's
-own files and need `dox-core-store[server,cli]`. Every command explains itself with `--help`.
+commands that talk to a store; `dev`, `init`, `serve`, `doctor`, `operator`, `seal` and `backup` work
+on the store's own files and need `dox-core-store[server,cli]`. Every command explains itself with `--help`.
 
 <!-- Written by scripts/cli_docs.py from the command table in src/dox_core_store/cli/. -->
 
@@ -35,7 +36,8 @@ own files and need `dox-core-store[server,cli]`. Every command explains itself w
 | over HTTP, as an operator | `key` `service` `grant` `token` `env` `ledger` | \
 `KEY_SERVICE_URL` and `ADMIN_TOKEN` from the environment; for a private CA `KEY_SERVICE_CA_FILE`; \
 `KEY_SERVICE_TIMEOUT` in milliseconds |
-| on the store's own files | `init` `serve` `doctor` `operator`, `ledger verify --data` | \
+| on the store's own files | `init` `serve` `doctor` `operator` `seal` `backup`, \
+`ledger verify --data` | \
 `--data` or `DOXSTORE_DATA`, `--key-file` or `DOXSTORE_KEY_FILE`; beside a running server too |
 
 Tokens and values are never taken from the command line, where every user of the machine could read
@@ -72,16 +74,18 @@ def render() -> str:
     """The page as it should be."""
     commands = typer.main.get_command(build()).commands  # type: ignore[attr-defined]
     parts = [HEAD, *(f"| {int(code)} | {EXIT_CODES[code]} |\n" for code in ExitCode)]
-    for row in TABLE:
-        if isinstance(row, Group):
-            parts.append(f"\n## doxstore {row.name}\n\n{row.summary}\n")
-            inner = commands[row.name].commands
-            for command in row.commands:
-                title = f"### doxstore {row.name} {command.name}"
-                parts.append(_section(title, command, inner[command.name]))
-        else:
-            parts.append(_section(f"## doxstore {row.name}", row, commands[row.name]))
+    parts += _sections(TABLE, commands, "## doxstore")
     return "".join(parts)
+
+
+def _sections(rows: Iterable[Command | Group], made: Any, above: str) -> Iterator[str]:
+    for row in rows:
+        title = f"{above} {row.name}"
+        if isinstance(row, Group):
+            yield f"\n{title}\n\n{row.summary}\n"
+            yield from _sections(row.commands, made[row.name].commands, f"#{title}")
+        else:
+            yield _section(title, row, made[row.name])
 
 
 def _section(title: str, command: Command, made: Any) -> str:

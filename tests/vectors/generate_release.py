@@ -1,4 +1,4 @@
-"""Keeps a release as evidence for upgrades: a store that it made, and every statement that it sends.
+"""Keeps a release as evidence for upgrades: a store it made, and every statement that it sends.
 
 Run it from the root of the repository, once for each release that changed the schema, with that
 release's source tree first on the path and an environment of this repository::

@@ -7,12 +7,12 @@ it needs stand beside it in a table, so that none can be without.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import typer
 
-__all__ = ["Command", "Group", "add_command", "add_group"]
+__all__ = ["Command", "Group", "add_command", "add_group", "every_command"]
 
 
 class Command(NamedTuple):
@@ -46,11 +46,11 @@ class Command(NamedTuple):
 
 
 class Group(NamedTuple):
-    """The commands on one noun."""
+    """The commands on one noun; a part of it may be a group again."""
 
     name: str
     summary: str
-    commands: tuple[Command, ...]
+    commands: tuple[Command | Group, ...]
 
 
 def add_command(app: typer.Typer, command: Command) -> None:
@@ -66,6 +66,21 @@ def add_group(app: typer.Typer, group: Group) -> None:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    for command in group.commands:
-        add_command(inner, command)
+    for each in group.commands:
+        if isinstance(each, Group):
+            add_group(inner, each)
+        else:
+            add_command(inner, each)
     app.add_typer(inner, name=group.name)
+
+
+def every_command(
+    rows: Iterable[Command | Group], above: tuple[str, ...] = ()
+) -> Iterator[tuple[str, Command]]:
+    """Every command of a table by its full name: ``key put``, ``seal slots list``."""
+    for row in rows:
+        name = (*above, row.name)
+        if isinstance(row, Group):
+            yield from every_command(row.commands, name)
+        else:
+            yield " ".join(name), row
