@@ -60,7 +60,13 @@ class Composed:
         store_id, default = store.store_id, store.default_environment
         stamp, request_ids = LedgerStamp(), RequestIds()
         signing_keys = SigningKeys(lambda keys: TokenVerifier(store_id=store_id, keys=keys))
-        registry = Registry(catalog=catalog, clock=clock, key_set=signing_keys, alarm=alarm)
+        registry = Registry(
+            catalog=catalog,
+            clock=clock,
+            key_set=signing_keys,
+            alarm=alarm,
+            epoch=store.epoch,
+        )
         values = ValueCache()
         self.feed = feed = Feed(catalog=catalog, registry=registry, forget=values.forget)
         self.refusals = refusals = Refusals(ledger=ledger)

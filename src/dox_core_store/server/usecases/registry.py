@@ -22,6 +22,7 @@ from dox_core_store.server.domain.access import (
     TokenRecord,
     grants_digest,
 )
+from dox_core_store.server.domain.epoch import EpochRecord, needs_review
 from dox_core_store.server.domain.limit import Bucket, Rate
 from dox_core_store.server.domain.token import LEEWAY_SECONDS, Claims, Kind, SigningKeyRecord
 from dox_core_store.server.ports import Catalog, Change, Clock
@@ -69,11 +70,15 @@ class Registry:
         clock: Clock,
         key_set: KeySet,
         alarm: Callable[[str, str], None],
+        epoch: int = 1,
     ) -> None:
         self._catalog = catalog
         self._clock = clock
         self._key_set = key_set
         self._alarm = alarm
+        self._epoch = epoch
+        self.unreviewed = needs_review(epoch, None)
+        """Whether nothing may be handed out, because nobody has signed this epoch off yet."""
         self.services: dict[str, KnownService] = {}
         self.operators: dict[str, OperatorRecord] = {}
         self.environments: frozenset[str] = frozenset()
@@ -93,6 +98,7 @@ class Registry:
         self.operators = {record.name: record for record in await self._all(OperatorRecord, "name")}
         self._live = await self._catalog.live_tokens(self._clock.now())
         await self._load_signing_keys()
+        await self._load_epoch()
         self.environments = frozenset(await self._catalog.environments())
 
     def check(self, claims: Claims, now: float) -> KnownService | OperatorRecord:
@@ -141,6 +147,8 @@ class Registry:
                 self.operators.pop(name, None)
         elif kind == "signing_keys":
             await self._load_signing_keys()
+        elif kind == "epochs":
+            await self._load_epoch()
         elif kind == "environments":
             self.environments = frozenset(await self._catalog.environments())
 
@@ -161,6 +169,10 @@ class Registry:
             self._live.add(token_id)
         else:
             self._live.discard(token_id)
+
+    async def _load_epoch(self) -> None:
+        found = await self._catalog.records(EpochRecord, None, 1, epoch=self._epoch)
+        self.unreviewed = needs_review(self._epoch, found[0] if found else None)
 
     async def _load_signing_keys(self) -> None:
         records = await self._all(SigningKeyRecord, "kid")
