@@ -86,7 +86,7 @@ class Recorder:
 
             def executemany(self, statement: str, parameters: Any) -> sqlite3.Cursor:
                 parameters = list(parameters)
-                recorder.note(statement, parameters[0])
+                recorder.note(statement, parameters[0] if parameters else ())
                 return super().executemany(statement, parameters)
 
         class Connection(sqlite3.Connection):
@@ -101,7 +101,8 @@ class Recorder:
             options["factory"] = Connection
 
     def note(self, statement: str, parameters: Sequence[Any]) -> None:
-        if statement.startswith("SELECT") and self._die_on in parameters:
+        dies = self._die_on is not None and self._die_on in parameters
+        if dies and statement.startswith("SELECT"):
             os.kill(os.getpid(), signal.SIGKILL)
         with self._lock:
             if statement in self._seen or statement.lstrip().startswith(_LEFT_OUT):

@@ -6,6 +6,7 @@ one row with `SCHEMAS`, and a command on the store need not wait for a library i
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -45,9 +46,7 @@ def upgrade(connection: sa.Connection) -> None:
 
     Raises `ConfigurationError` ``store_newer``; the database is then untouched.
     """
-    check_schema(connection)
-    revision = current_revision(connection)
-    if revision == SCHEMAS[-1] or (revision is not None and revision not in SCHEMAS):
+    if not _is_behind(connection):
         return
     from alembic import command  # noqa: PLC0415 - see the module
     from alembic.config import Config  # noqa: PLC0415
@@ -55,7 +54,23 @@ def upgrade(connection: sa.Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    # Said to the driver, which is in autocommit: each statement would else be a transaction, and a
+    # power cut between two would leave a schema that no release knows.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    try:
+        if _is_behind(connection):  # unless another process was first
+            command.upgrade(config, "head")
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+            connection.exec_driver_sql("ROLLBACK")
+        raise
+
+
+def _is_behind(connection: sa.Connection) -> bool:
+    check_schema(connection)
+    revision = current_revision(connection)
+    return revision is None or revision in SCHEMAS[:-1]
 
 
 def _readable_by(connection: sa.Connection, revision: str) -> str | None:
