@@ -31,6 +31,8 @@ from benchmarks.machine import describe, require_disk
 from benchmarks.openbao import openbao
 from benchmarks.process import BenchError
 from benchmarks.report import Results, render, verdicts
+from benchmarks.scale import SIZES, measure_scale
+from benchmarks.scale_report import PLOT, plot
 from benchmarks.target import Target
 from benchmarks.workload import KEYS, Request, keys
 
@@ -49,10 +51,11 @@ class Plan(NamedTuple):
     rounds: int
     seconds: int
     cached_calls: int
+    sizes: Sequence[int]
 
 
-_FULL = Plan(warm_up=3, rounds=3, seconds=5, cached_calls=200_000)
-_QUICK = Plan(warm_up=1, rounds=1, seconds=2, cached_calls=20_000)
+_FULL = Plan(warm_up=3, rounds=3, seconds=5, cached_calls=200_000, sizes=SIZES)
+_QUICK = Plan(warm_up=1, rounds=1, seconds=2, cached_calls=20_000, sizes=SIZES[:2])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -62,7 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(tempfile.mkdtemp(prefix="doxstore-bench-", dir=options.folder))
     try:
         require_disk(folder)
-        results, rounds = _measure_all(folder, _QUICK if options.quick else _FULL, options.only)
+        plan = _QUICK if options.quick else _FULL
+        results, rounds = _measure_all(folder, plan, options.only)
+        if "doxstore" in options.only:
+            results = results._replace(scale=measure_scale(folder, plan.sizes))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -77,6 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         options.json.write_text(json.dumps(_as_json(results, rounds), indent=2) + "\n")
     if set(options.only) == set(_SERVERS) and not options.quick:
         _RESULTS.write_text(text)
+        _RESULTS.with_name(PLOT).write_text(plot(results.scale))
         print(f"written to {_RESULTS.relative_to(_ROOT)}")
     return 0
 
@@ -204,6 +211,7 @@ def _as_json(
 ) -> dict[str, object]:
     return {
         **results._asdict(),
+        "scale": [sized._asdict() for sized in results.scale],
         "medians": {
             connections: {
                 name: {**one._asdict(), "per_second": one.per_second}

@@ -27,7 +27,18 @@ from benchmarks.process import BenchError, free_port, serving, wait_until
 from benchmarks.target import Target
 from benchmarks.workload import BenchKey, Request, write_requests
 
-__all__ = ["DOXSTORE", "SYNC", "Store", "doxstore", "granted_entries"]
+__all__ = [
+    "DATABASE_FILE",
+    "DOXSTORE",
+    "EXECUTABLE",
+    "SYNC",
+    "Store",
+    "call",
+    "doxstore",
+    "granted_entries",
+    "made_store",
+    "served_store",
+]
 
 DOXSTORE = "dox-core-store"
 SYNC = (
@@ -36,11 +47,13 @@ SYNC = (
     "revealed value"
 )
 
+EXECUTABLE = str(Path(sys.executable).with_name("doxstore"))
+DATABASE_FILE = "store.db"
+
 _START_SECONDS = 60.0
 _LIMIT = "1000000/s"
 _ENVIRONMENT = "production"
 _IMPORT_SLICE = 200
-_DATABASE_FILE = "store.db"
 
 # Action and status of a reveal as they stand side by side in a canonical entry
 # (docs/spec/ledger.md). A quote inside a field is escaped, so nothing else can look like it.
@@ -68,20 +81,9 @@ class Store(NamedTuple):
 @contextlib.contextmanager
 def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
     """A running store that holds ``keys``, until the block ends."""
-    folder.mkdir(mode=0o700)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
-    log = folder / "server.log"
+    operator = made_store(folder)
     data = folder / "data"
-    where = ["--data", str(data), "--key-file", str(folder / "root.key")]
-    operator = _init(where)
-    command = [_executable(), "serve", *where, "--host", "127.0.0.1", "--port", str(port)]
-    with (
-        serving(command, folder=folder, log=log, environment=os.environ) as child,
-        httpx2.Client(base_url=url, trust_env=False, timeout=30) as http,
-    ):
-        wait_until(lambda: _ready(http), child=child, log=log, seconds=_START_SECONDS)
-        http.headers["Authorization"] = f"Bearer {operator}"
+    with served_store(folder, operator) as (http, port, _child):
         tokens = _register(http, keys)
         _import(http, keys)
         requests = folder / "requests.tsv"
@@ -93,7 +95,7 @@ def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
         sample = _compare(http, keys, made)
         yield Store(
             target=Target(name=DOXSTORE, port=port, requests=requests),
-            url=url,
+            url=str(http.base_url),
             data=data,
             sample=sample,
             request=made[0],
@@ -106,23 +108,43 @@ def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
 def granted_entries(data: Path) -> int:
     """How many reveals the ledger in the folder ``data`` has on record."""
     with contextlib.closing(
-        sqlite3.connect(f"file:{data / _DATABASE_FILE}?mode=ro", uri=True)
+        sqlite3.connect(f"file:{data / DATABASE_FILE}?mode=ro", uri=True)
     ) as database:
         bodies = database.execute("SELECT body FROM ledger_block")
         return sum(bytes(body).count(_GRANTED) for (body,) in bodies)
 
 
-def _executable() -> str:
-    return str(Path(sys.executable).with_name("doxstore"))
-
-
-def _init(where: list[str]) -> str:
+def made_store(folder: Path) -> str:
+    """Make ``folder`` with an empty store in it; the token of its operator."""
+    folder.mkdir(mode=0o700)
     done = subprocess.run(
-        [_executable(), "init", *where, "--json"], capture_output=True, text=True, check=False
+        [EXECUTABLE, "init", *_where(folder), "--json"], capture_output=True, text=True, check=False
     )
     if done.returncode != 0:
         raise BenchError(f"doxstore init ended with {done.returncode}:\n{done.stderr[-2000:]}")
     return str(json.loads(done.stdout)["operator_token"])
+
+
+@contextlib.contextmanager
+def served_store(
+    folder: Path, operator: str
+) -> Iterator[tuple[httpx2.Client, int, subprocess.Popen[bytes]]]:
+    """A server on the store in ``folder`` until the block ends: a client with the operator's token,
+    the port and the process, as soon as it says that it is ready."""
+    port = free_port()
+    log = folder / "server.log"
+    command = [EXECUTABLE, "serve", *_where(folder), "--host", "127.0.0.1", "--port", str(port)]
+    with (
+        serving(command, folder=folder, log=log, environment=os.environ) as child,
+        httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
+    ):
+        wait_until(lambda: _ready(http), child=child, log=log, seconds=_START_SECONDS)
+        http.headers["Authorization"] = f"Bearer {operator}"
+        yield http, port, child
+
+
+def _where(folder: Path) -> list[str]:
+    return ["--data", str(folder / "data"), "--key-file", str(folder / "root.key")]
 
 
 def _ready(http: httpx2.Client) -> bool:
@@ -132,7 +154,8 @@ def _ready(http: httpx2.Client) -> bool:
         return False
 
 
-def _call(http: httpx2.Client, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+def call(http: httpx2.Client, method: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    """The answer to one request as operators send it. Raises `BenchError` where it is refused."""
     answer = http.request(method, path, json=body)
     if not answer.is_success:
         raise BenchError(f"{DOXSTORE}: {method} {path}: {answer.status_code} {answer.text}")
@@ -144,22 +167,22 @@ def _register(http: httpx2.Client, keys: list[BenchKey]) -> dict[str, str]:
     tokens = {}
     for service, group in sorted({(key.service, key.segments[1]) for key in keys}):
         body = {"service_name": service, "required_keys": [f"bench.{group}.*"]}
-        _call(http, "POST", "/v1/services", body)
-        _call(http, "PUT", f"/v1/services/{service}/limit", {"limit": _LIMIT})
-        issued = _call(http, "POST", "/tokens", {"service_name": service, "expires_in": "12h"})
+        call(http, "POST", "/v1/services", body)
+        call(http, "PUT", f"/v1/services/{service}/limit", {"limit": _LIMIT})
+        issued = call(http, "POST", "/tokens", {"service_name": service, "expires_in": "12h"})
         tokens[service] = str(issued["token"])
     return tokens
 
 
 def _import(http: httpx2.Client, keys: list[BenchKey]) -> None:
-    one = f"/v1/imports/{_call(http, 'POST', '/v1/imports', {})['import_id']}"
+    one = f"/v1/imports/{call(http, 'POST', '/v1/imports', {})['import_id']}"
     entries = [
         {"key_path": _path(key), "environment": _ENVIRONMENT, "value": key.value} for key in keys
     ]
     for sequence, start in enumerate(range(0, len(entries), _IMPORT_SLICE)):
         part = entries[start : start + _IMPORT_SLICE]
-        _call(http, "POST", f"{one}/entries", {"sequence": sequence, "entries": part})
-    _call(http, "POST", f"{one}/commit", {})
+        call(http, "POST", f"{one}/entries", {"sequence": sequence, "entries": part})
+    call(http, "POST", f"{one}/commit", {})
 
 
 def _compare(http: httpx2.Client, keys: list[BenchKey], made: list[Request]) -> Answer:

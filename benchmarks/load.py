@@ -42,8 +42,18 @@ class Measurement(NamedTuple):
         return self.requests / self.seconds
 
 
-def measure(*, name: str, port: int, requests: Path, connections: int, seconds: int) -> Measurement:
-    """Load the server ``name`` on loopback ``port``. Raises `BenchError` on any bad answer."""
+def measure(
+    *,
+    name: str,
+    port: int,
+    requests: Path,
+    connections: int,
+    seconds: int,
+    script: Path = _SCRIPT,
+    arguments: Sequence[str] = (),
+) -> Measurement:
+    """Load the server ``name`` on loopback ``port`` with what ``script`` makes of ``requests`` and
+    ``arguments``. Raises `BenchError` on any bad answer."""
     # What the server before left unwritten is written now, so that this one does not wait for it.
     os.sync()
     finished = subprocess.run(
@@ -53,10 +63,11 @@ def measure(*, name: str, port: int, requests: Path, connections: int, seconds: 
             f"--connections={connections}",
             f"--duration={seconds}s",
             f"--timeout={_ANSWER_TIMEOUT_SECONDS}s",
-            f"--script={_SCRIPT}",
+            f"--script={script}",
             f"http://127.0.0.1:{port}/",
             "--",
             str(requests),
+            *arguments,
         ],
         capture_output=True,
         text=True,

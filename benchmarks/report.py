@@ -15,9 +15,12 @@ from benchmarks.doxstore import SYNC as DOXSTORE_SYNC
 from benchmarks.load import Measurement
 from benchmarks.openbao import AS_ISSUED, LEAN
 from benchmarks.openbao import SYNC as OPENBAO_SYNC
+from benchmarks.scale import Sized
+from benchmarks.scale_report import scale_lines, scale_verdicts
+from benchmarks.verdict import Verdict, row
 from benchmarks.workload import KEYS, SERVICES
 
-__all__ = ["Results", "Verdict", "render", "verdicts"]
+__all__ = ["Results", "render", "verdicts"]
 
 # Connections -> required and wished-for throughput as a multiple of OpenBao's.
 _TIMES_OPENBAO = {32: (7.0, 10.0), 128: (10.0, 15.0)}
@@ -45,14 +48,7 @@ class Results(NamedTuple):
     cached_get_microseconds: float | None
     answers: int | None
     granted_entries: int | None
-
-
-class Verdict(NamedTuple):
-    what: str
-    required: str
-    goal: str
-    measured: str
-    outcome: str
+    scale: Sequence[Sized] = ()
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -86,6 +82,8 @@ def verdicts(results: Results) -> list[Verdict]:
                 "met" if taken <= _CACHED_GET_MICROSECONDS else "not met",
             )
         )
+    if len(results.scale) > 1:
+        found += scale_verdicts(results.scale[0], results.scale[-1])
     return found
 
 
@@ -99,21 +97,23 @@ def render(results: Results) -> str:
         "- without TLS, load generator and servers on the same cores, one server at a time",
         "- before each round the system's unwritten pages are written, whoever left them (`sync`)",
         "",
-        *_row("connections", "server", "requests/s", "p50 ms", "p99 ms"),
-        *_row("--:", "---", "--:", "--:", "--:"),
+        *row("connections", "server", "requests/s", "p50 ms", "p99 ms"),
+        *row("--:", "---", "--:", "--:", "--:"),
     ]
     for connections, measured in results.medians.items():
         for server, one in measured.items():
-            lines += _row(
+            lines += row(
                 str(connections),
                 server,
                 f"{one.per_second:,.0f}",
                 f"{one.p50_milliseconds:.2f}",
                 f"{one.p99_milliseconds:.2f}",
             )
-    lines += ["", *_row("what", "required", "goal", "measured", ""), *_row(*["---"] * 5)]
+    lines += ["", *row("what", "required", "goal", "measured", ""), *row(*["---"] * 5)]
     for verdict in verdicts(results):
-        lines += _row(*verdict)
+        lines += row(*verdict)
+    if results.scale:
+        lines += scale_lines(results.scale)
     lines += ["", "What is on disk when a value leaves:", ""]
     lines += [f"- {DOXSTORE}: {DOXSTORE_SYNC}.", f"- OpenBao: {OPENBAO_SYNC}."]
     lines += ["", _TWO_TOKENS]
@@ -152,7 +152,3 @@ def _outcome(measured: float, required: float, goal: float) -> str:
     if measured >= goal:
         return "met, and the goal"
     return "met" if measured >= required else "not met"
-
-
-def _row(*cells: str) -> list[str]:
-    return ["| " + " | ".join(cells) + " |"]

@@ -466,7 +466,7 @@ CODES: dict[str, Code] = {
     "slot_needed": Code(
         ConfigurationError,
         "Nothing was given that opens the store",
-        "Say how to open it: `--key-file FILE`, or `--unseal-with`; `doxstore seal --help` tells.",
+        "Say how to open it: `--key-file FILE` or `--unseal-with`; see `doxstore seal slots list`.",
     ),
     "slot_refused": Code(
         ConfigurationError,

@@ -7,7 +7,7 @@ Times are RFC 3339 in UTC. A field that holds a value or a token has type `Sensi
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 
@@ -18,8 +18,10 @@ __all__ = [
     "BatchItem",
     "BatchRequest",
     "CheckpointKey",
+    "DescribeRequest",
     "Environment",
     "EnvironmentRequest",
+    "ExpireRequest",
     "ExtendRequest",
     "Grant",
     "GrantRequest",
@@ -27,6 +29,7 @@ __all__ = [
     "ImportEntry",
     "ImportRequest",
     "ImportResult",
+    "KeyDescription",
     "KeySummary",
     "KeyValue",
     "KeyVersion",
@@ -35,13 +38,19 @@ __all__ = [
     "LimitRequest",
     "Page",
     "Problem",
+    "PromoteRequest",
+    "ProposeRequest",
     "PutKeyRequest",
     "ReasonRequest",
     "RollbackRequest",
+    "SealSlot",
+    "SealStatus",
     "Service",
     "ServiceRequest",
     "TokenIssued",
     "TokenRequest",
+    "UnsealRequest",
+    "Unsealing",
     "VersionRequest",
     "decode",
     "encode",
@@ -151,8 +160,29 @@ class PutKeyRequest(Request):
     reason: Reason | None = None
 
 
+class ProposeRequest(Request):
+    """A version that nobody is handed before it is promoted. Without ``expires_at`` its life begins
+    when it is."""
+
+    value: Sensitive
+    environment: str | None = None
+    expires_at: datetime | None = None
+    reason: Reason | None = None
+
+
+class PromoteRequest(Request):
+    """Make a pending version current (default: the only one that is pending). ``if_version``: only
+    if that is the current one now."""
+
+    version: int | None = None
+    environment: str | None = None
+    if_version: int | None = None
+    reason: Reason | None = None
+
+
 class VersionRequest(Request):
-    """Revoke or destroy one version; without a number, the current one."""
+    """Retire, revoke or destroy one version; without a number, the current one, to be retired the
+    previous one."""
 
     version: int | None = None
     environment: str | None = None
@@ -173,6 +203,27 @@ class ExtendRequest(Request):
 
     expires_at: datetime
     environment: str | None = None
+    reason: Reason | None = None
+
+
+class ExpireRequest(Request):
+    """End the current version's life now. It can be extended again."""
+
+    environment: str | None = None
+    reason: Reason | None = None
+
+
+class DescribeRequest(Request):
+    """What is said of a key beside its versions. What is left out stays as it is, and empty text is
+    taken away. ``keep_versions`` is how many versions that are out of use are kept (0: all), or
+    ``default`` for the store's setting; ``verified`` says that a restored key still opens what it
+    is for."""
+
+    environment: str | None = None
+    owner: Owner | None = None
+    usage: Reason | None = None
+    keep_versions: int | Literal["default"] | None = None
+    verified: bool = False
     reason: Reason | None = None
 
 
@@ -199,7 +250,12 @@ class KeyVersion(Answer):
 
 
 class KeySummary(Answer):
-    """A key in one environment, as lists show it. Never the value, nor anything about it."""
+    """A key in one environment, as lists show it. Never the value, nor anything about it.
+
+    ``version`` is None where none was ever current; ``state`` is then ``pending`` if one may become
+    so. ``keep_versions`` is None where the store's setting holds. ``unverified_since``: restored
+    then, and what it opens may have another password since.
+    """
 
     key_path: str
     environment: str
@@ -211,6 +267,14 @@ class KeySummary(Answer):
     rotated_at: datetime | None
     last_read_at: datetime | None
     expires_at: datetime | None
+    keep_versions: int | None = None
+    unverified_since: datetime | None = None
+
+
+class KeyDescription(KeySummary):
+    """``GET /v1/keys/{path}/description``: one key with all its versions."""
+
+    versions: list[KeyVersion] = []
 
 
 class ImportEntry(Request):
@@ -324,13 +388,15 @@ class LedgerRecord(Answer):
 
 
 class CheckpointKey(Answer):
-    """``GET /.well-known/checkpoint-key.json``: an Ed25519 public key (RFC 8037), of one store."""
+    """``GET /.well-known/checkpoint-key.json``: an Ed25519 public key (RFC 8037), of one store.
+    ``earlier`` are the ``x`` of keys that signed before it, where a copy went on as a new store."""
 
     kty: str
     crv: str
     x: str
     kid: str
     store_id: str
+    earlier: list[str] = []
 
 
 class Page(Answer, Generic[Item]):
@@ -347,6 +413,49 @@ class Health(Answer):
     store_id: str
     version: str
     checks: dict[str, str] = {}
+
+
+class SealSlot(Answer):
+    """A slot that could open a sealed store. ``entered`` of ``needed`` shares are there; both are
+    None where no shares are entered."""
+
+    slot_id: str
+    kind: str
+    label: str | None
+    entered: int | None = None
+    needed: int | None = None
+
+
+class SealStatus(Answer):
+    """``GET /v1/seal``, for anybody. ``awaits`` says what would open it; an open store names no
+    slots."""
+
+    store_id: str
+    sealed: bool
+    awaits: str | None = None
+    wrong_entries: int = 0
+    slots: list[SealSlot] = []
+
+
+class UnsealRequest(Request):
+    """``POST /v1/seal/unseal``: a share or a passphrase, never both. Without ``slot_id`` it is for
+    whichever slot it fits."""
+
+    ceremony: Annotated[str, msgspec.Meta(max_length=100)]
+    share: Sensitive | None = None
+    passphrase: Sensitive | None = None
+    slot_id: Annotated[str, msgspec.Meta(max_length=100)] | None = None
+
+
+class Unsealing(Answer):
+    """How far the store's opening is after an entry. No longer ``sealed``: it serves."""
+
+    store_id: str
+    sealed: bool
+    slot_id: str
+    entered: int
+    needed: int
+    detail: str
 
 
 def _encode_hook(value: Any) -> Any:

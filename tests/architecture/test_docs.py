@@ -34,6 +34,7 @@ FAULTS = [
     "ledger-locked",
     "killed",
     "clock-jump",
+    "sealed",
     "wrong-key-file",
     "held-by-another-server",
     "newer-schema",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.functional.real_servers import Moto, OpenBao, serving_moto, serving_openbao
 from tests.functional.running import RunningStore
 
 
@@ -43,3 +44,17 @@ def shared_store(
     store.start()
     yield store
     store.dispose()
+
+
+@pytest.fixture(scope="session")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenBao]:
+    """A real OpenBao with a Transit key ``doxstore``; who seals it unseals it again."""
+    with serving_openbao(tmp_path_factory.mktemp("openbao")) as bao:
+        yield bao
+
+
+@pytest.fixture(scope="session")
+def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
+    """AWS's API over a real socket."""
+    with serving_moto(tmp_path_factory.mktemp("moto")) as aws:
+        yield aws

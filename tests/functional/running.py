@@ -100,7 +100,7 @@ class RunningStore:
         self.host = "127.0.0.1"
         self.port = free_port()
         self.wrapper = list(wrapper)
-        self.environment = dict(environment or {})
+        self.environment = {"DOXSTORE_BALLAST_MIB": "1", **(environment or {})}
         self.ca_file = ca_file
         self.operator = ""
         self.admin_token = ""

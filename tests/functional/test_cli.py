@@ -567,14 +567,18 @@ def checks(ended: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return found
 
 
-def test_the_doctor_finds_a_new_store_sound_but_with_one_slot(store: RunningStore) -> None:
-    found = checks(cli(store, "doctor", "--json", DOXSTORE_PORT=str(store.port)))
-    assert found.pop("slots") == "warning"
+def test_the_doctor_finds_a_new_store_sound_but_with_one_slot_and_no_backup(
+    store: RunningStore,
+) -> None:
+    settings = {"DOXSTORE_PORT": str(store.port), "DOXSTORE_BALLAST_MIB": "0"}
+    found = checks(cli(store, "doctor", "--json", **settings))
+    for check in ("slots", "backup", "drill", "ballast"):
+        assert found.pop(check) == "warning"
     assert found.pop("disk") in {"ok", "warning"}
     assert set(found.values()) == {"ok"}
     assert set(found) == {
-        "folder", "key file", "seal", "schema", "durability", "database", "records", "ledger",
-        "clock", "server",
+        "folder", "key file", "seal", "schema", "durability", "database", "records", "values",
+        "ledger", "ledger and records", "sealing keys", "history", "epoch", "clock", "server",
     }  # fmt: skip
     told = cli(store, "doctor", DOXSTORE_PORT=str(store.port))
     assert f"answers at {store.url}" in told.stdout

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dox_core_store import wire
 from dox_core_store.server.adapters.sql import tables
-from dox_core_store.server.adapters.sql.transaction import RecordReader
+from dox_core_store.server.adapters.sql.records import RecordReader
 from dox_core_store.server.domain import envelope, ledger
 from dox_core_store.server.domain.access import Effect, GrantRecord, OperatorRecord, Role
 from dox_core_store.server.domain.key import State, VersionRecord
@@ -188,7 +188,7 @@ def _row(ring: envelope.Ring, record: Any) -> dict[str, Any]:
     return {
         "table": tables.RECORDS[type(record)].name,
         "row": msgspec.json.encode(fields).decode(),
-        "mac": reader.row(record)["mac"].hex(),
+        "mac": reader.write(record)[-1].hex(),
     }
 
 

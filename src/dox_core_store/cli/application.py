@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dox_core_store.cli.backup import BACKUP
 from dox_core_store.cli.command import Command, Group, add_command, add_group
 from dox_core_store.cli.dev import DEV
 from dox_core_store.cli.doctor import DOCTOR
@@ -18,6 +19,7 @@ from dox_core_store.cli.key import KEY
 from dox_core_store.cli.ledger import LEDGER
 from dox_core_store.cli.operator import OPERATOR
 from dox_core_store.cli.output import ExitCode, exit_code_of, show_error
+from dox_core_store.cli.seal import SEAL
 from dox_core_store.cli.serve import SERVE
 from dox_core_store.cli.service import SERVICE
 from dox_core_store.cli.token import TOKEN
@@ -37,6 +39,8 @@ TABLE: tuple[Command | Group, ...] = (
     OPERATOR,
     ENV,
     LEDGER,
+    SEAL,
+    BACKUP,
 )
 
 

@@ -41,12 +41,15 @@ _LIFETIME = "24h"
 _DATABASE = "store.db"
 _OURS = (
     ".gitignore",
+    "ballast",
     "dev.env",
     "root.key",
+    "seen.json",
     "server.lock",
     _DATABASE,
     f".{_DATABASE}.",
     ".dev.env.",
+    ".seen.json.",
 )
 
 

@@ -1,22 +1,37 @@
-"""`doxstore init`: a new store, its key file, and the first operator.
+"""`doxstore init`: a new store, its first slot, and the first operator.
 
-A key file is demanded and must lie outside the store's folder: whoever copies the folder (a backup,
-a snapshot) must not thereby have the values. Only ``doxstore dev`` keeps it beside the data.
+The first slot is a key file unless ``--slot`` says otherwise. A key file must lie outside the
+store's folder: whoever copies the folder (a backup, a snapshot) must not thereby have the values.
+Only ``doxstore dev`` keeps it beside the data.
 """
 
 from __future__ import annotations
 
 import getpass
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dox_core_store.cli.command import Command
+from dox_core_store.cli.new_slot import (
+    KmsKey,
+    ShareCount,
+    SharesFolder,
+    StdinPassphrase,
+    Threshold,
+    TransitKey,
+    check_outside,
+    keep_shares,
+    new_holder,
+    print_shares,
+    slot_kind,
+)
 from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile
 from dox_core_store.cli.output import note, show_facts, show_json
-from dox_core_store.cli.session import local_settings, local_store, needs_server_extra
+from dox_core_store.cli.session import local_settings, needs_server_extra
 from dox_core_store.errors import ConfigurationError
 
 __all__ = ["INIT"]
@@ -44,41 +59,76 @@ def init(
             metavar="NAME", help="Environment where nothing names one. [default: production]"
         ),
     ] = None,
+    slot: Annotated[
+        str,
+        typer.Option(
+            metavar="KIND",
+            help="What opens the store: key-file, passphrase, shares, transit or kms.",
+        ),
+    ] = "key-file",
+    stdin: StdinPassphrase = False,
+    threshold: Threshold = 2,
+    shares: ShareCount = 3,
+    shares_dir: SharesFolder = None,
+    transit_key: TransitKey = "doxstore",
+    kms_key: KmsKey = "",
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Make a store and its key file, and print a token (24 h) for its first operator.
+    """Make a store and what opens it, and print a token (24 h) for its first operator.
 
     A key file that exists is used, never overwritten. Keep a copy of it apart from the data:
-    without it, the store opens for nobody.
+    without it, the store opens for nobody. `doxstore seal slots add` adds other ways to open it.
     """
     settings = local_settings(
         "init", config=config, data=data, key_file=key_file, default_environment=default_environment
     )
     folder = Path(settings.data)
-    _check_key_file(folder, settings.key_file)
     with needs_server_extra("init"):
-        from dox_core_store.server.bootstrap import init_store
+        from dox_core_store.server.bootstrap import LocalStore, init_store
 
+        kind = slot_kind(slot)
+    if kind == "key-file":
+        _check_key_file(folder, settings.key_file)
+    new = new_holder(
+        stdin=stdin,
+        threshold=threshold,
+        shares=shares,
+        transit_key=transit_key,
+        kms_key=kms_key,
+    )
     name = operator or _this_user()
-    init_store(settings, operator=name, roles=role or _ALL_ROLES)
-    store = local_store("init", settings)
-    made = {
+    made = init_store(
+        settings,
+        operator=name,
+        roles=role or _ALL_ROLES,
+        kind=kind,
+        new=new,
+        keep=None if shares_dir is None else partial(keep_shares, folder=shares_dir),
+    )
+    store = LocalStore(settings, made=made)
+    told = {
         "store_id": store.store_id,
         "operator": name,
         "operator_token": store.operator_token(name, _TOKEN_LIFETIME),
         "data": str(folder.resolve()),
-        "key_file": str(Path(settings.key_file).resolve()),
     }
+    if kind == "key-file":
+        told["key_file"] = str(Path(settings.key_file).resolve())
+    else:
+        told["slot"] = made.new.slot_id
     if as_json:
-        show_json(made)
+        show_json({**told, "shares": made.shares} if made.shares and not shares_dir else told)
         return
-    show_facts(made.items())
+    show_facts(told.items())
     note(
         f"Operator {name} has the roles {', '.join(role or _ALL_ROLES)}."
         " The token lives 24 h; `doxstore operator token` makes another.\n".strip()
     )
-    note(f"Serve it: doxstore serve --data {made['data']} --key-file {made['key_file']}")
+    if made.shares and not shares_dir:
+        print_shares(made.shares, threshold)
+    opened = f"--key-file {told['key_file']}" if kind == "key-file" else f"--unseal-with {kind}"
+    note(f"Serve it: doxstore serve --data {told['data']} {opened}")
 
 
 def _check_key_file(folder: Path, key_file: str) -> None:
@@ -88,12 +138,7 @@ def _check_key_file(folder: Path, key_file: str) -> None:
             "A new store needs a key file outside its folder: say --key-file or DOXSTORE_KEY_FILE."
             " It is made if it does not exist. (Only `doxstore dev` keeps one beside the data.)",
         )
-    if Path(key_file).resolve().is_relative_to(folder.resolve()):
-        raise ConfigurationError(
-            "bad_setting",
-            f"The key file {key_file} lies in the store's folder {folder}: whoever copies the"
-            " folder would have the values. Name a file elsewhere with --key-file.",
-        )
+    check_outside(folder, Path(key_file))
 
 
 def _this_user() -> str:

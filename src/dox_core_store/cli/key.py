@@ -1,9 +1,8 @@
-"""`doxstore key`: storing, reading and listing keys, and ending their versions."""
+"""`doxstore key`: storing, proposing, reading and listing keys."""
 
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,10 +11,12 @@ import typer
 from dox_core_store import wire
 from dox_core_store.cli.command import Command, Group
 from dox_core_store.cli.import_file import KEY_IMPORT
-from dox_core_store.cli.moment import ahead, moment
-from dox_core_store.cli.option import EnvironmentName, Json, Reason, RequiredReason, Yes
-from dox_core_store.cli.output import note, show_facts, show_json, show_table, when
-from dox_core_store.cli.session import ask, confirm
+from dox_core_store.cli.key_description import DESCRIPTION_COMMANDS
+from dox_core_store.cli.key_version import VERSION_COMMANDS, KeyPath, Version, show_written
+from dox_core_store.cli.moment import moment
+from dox_core_store.cli.option import EnvironmentName, Json, Reason
+from dox_core_store.cli.output import note, show_json, show_table
+from dox_core_store.cli.session import ask
 from dox_core_store.cli.value import print_value, read_value, refuse_terminal
 
 if TYPE_CHECKING:
@@ -23,16 +24,17 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY"]
 
-KeyPath = Annotated[
-    str,
-    typer.Argument(metavar="KEY", help="Path of the key; it may end in an environment."),
-]
-Version = Annotated[
-    int | None, typer.Option("--version", metavar="N", help="Version. [default: the current one]")
-]
 IfVersion = Annotated[
     int | None,
     typer.Option(metavar="N", help="Only if the current version is N (0: there is none)."),
+]
+FromFile = Annotated[Path | None, typer.Option(metavar="FILE", help="Read the value from FILE.")]
+FromStdin = Annotated[bool, typer.Option("--stdin", help="Read the value from stdin.")]
+StripNewline = Annotated[
+    bool, typer.Option("--strip-newline", help="Leave out one newline at the end.")
+]
+ExpiresAt = Annotated[
+    str | None, typer.Option(metavar="TIME", help="End of its life. [default: the store's]")
 ]
 
 
@@ -40,19 +42,13 @@ def put_key(
     key: KeyPath,
     *,
     environment: EnvironmentName = None,
-    from_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Read the value from FILE.")
-    ] = None,
-    stdin: Annotated[bool, typer.Option("--stdin", help="Read the value from stdin.")] = False,
-    strip_newline: Annotated[
-        bool, typer.Option("--strip-newline", help="Leave out one newline at the end.")
-    ] = False,
+    from_file: FromFile = None,
+    stdin: FromStdin = False,
+    strip_newline: StripNewline = False,
     if_version: IfVersion = None,
     owner: Annotated[str | None, typer.Option(metavar="TEXT", help="Who answers for it.")] = None,
     usage: Annotated[str | None, typer.Option(metavar="TEXT", help="What it is for.")] = None,
-    expires_at: Annotated[
-        str | None, typer.Option(metavar="TIME", help="End of its life. [default: the store's]")
-    ] = None,
+    expires_at: ExpiresAt = None,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
@@ -75,7 +71,51 @@ def put_key(
             reason=reason,
         )
     )
-    _show_written("stored", written, as_json=as_json)
+    show_written("stored", written, as_json=as_json)
+
+
+def propose(
+    key: KeyPath,
+    *,
+    environment: EnvironmentName = None,
+    from_file: FromFile = None,
+    stdin: FromStdin = False,
+    strip_newline: StripNewline = False,
+    expires_at: ExpiresAt = None,
+    reason: Reason = None,
+    as_json: Json = False,
+) -> None:
+    """Store a version of a key that nobody is handed before it is promoted.
+
+    The value is read as by `key put`. To discard it again, destroy it by its number.
+    """
+    until = None if expires_at is None else moment(expires_at)
+    value = read_value(from_file=from_file, stdin=stdin, strip_newline=strip_newline)
+    written = ask(
+        lambda service: service.propose(key, value, environment, expires_at=until, reason=reason)
+    )
+    show_written("proposed", written, as_json=as_json)
+
+
+def promote(
+    key: KeyPath,
+    *,
+    environment: EnvironmentName = None,
+    version: Annotated[
+        int | None,
+        typer.Option("--version", metavar="N", help="Version. [default: the only pending one]"),
+    ] = None,
+    if_version: IfVersion = None,
+    reason: Reason = None,
+    as_json: Json = False,
+) -> None:
+    """Make a pending version current.
+
+    The current one becomes previous and is still read by number. One that was proposed before the
+    current version became so is refused.
+    """
+    written = ask(lambda service: service.promote(key, version, environment, if_version, reason))
+    show_written("promoted", written, as_json=as_json)
 
 
 def get_key(
@@ -133,32 +173,6 @@ def list_keys(
     )
 
 
-def list_versions(key: KeyPath, environment: EnvironmentName = None, as_json: Json = False) -> None:
-    """List a key's versions, without values."""
-
-    async def listed(service: KeyService) -> list[wire.KeyVersion]:
-        return [each async for each in service.versions(key, environment)]
-
-    found = ask(listed)
-    if as_json:
-        show_json(found)
-        return
-    show_table(
-        ("VERSION", "STATE", "CREATED", "BY", "EXPIRES", "ROLLED BACK FROM"),
-        (
-            (
-                each.version,
-                each.state,
-                each.created_at,
-                each.created_by,
-                each.expires_at,
-                each.rolled_back_from,
-            )
-            for each in found
-        ),
-    )
-
-
 def roll_back(
     key: KeyPath,
     *,
@@ -175,79 +189,7 @@ def roll_back(
     written = ask(
         lambda service: service.rollback(key, to_version, environment, if_version, reason)
     )
-    _show_written("rolled back", written, as_json=as_json)
-
-
-def revoke(
-    key: KeyPath,
-    reason: RequiredReason,
-    environment: EnvironmentName = None,
-    version: Version = None,
-    as_json: Json = False,
-) -> None:
-    """Hand a version out nowhere any more, at once and for ever.
-
-    For a key that leaked. It never waits for anybody's approval.
-    """
-    written = ask(lambda service: service.revoke(key, version, environment, reason))
-    _show_written("revoked", written, as_json=as_json)
-
-
-def destroy(
-    key: KeyPath,
-    *,
-    environment: EnvironmentName = None,
-    version: Version = None,
-    reason: Reason = None,
-    yes: Yes = False,
-    as_json: Json = False,
-) -> None:
-    """Erase a version's value. Nothing brings it back.
-
-    A current version has to be revoked, or followed by another, first.
-    """
-    what = "the current version" if version is None else f"version {version}"
-    confirm(f"Erase the value of {what} of {key} for ever?", yes=yes)
-    written = ask(lambda service: service.destroy(key, version, environment, reason))
-    _show_written("destroyed", written, as_json=as_json)
-
-
-def extend(
-    key: KeyPath,
-    *,
-    environment: EnvironmentName = None,
-    for_: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="From now, such as 90d.")
-    ] = None,
-    until: Annotated[
-        str | None, typer.Option(metavar="TIME", help="To a time, such as 2027-01-31.")
-    ] = None,
-    reason: Reason = None,
-    as_json: Json = False,
-) -> None:
-    """Let the current version live longer. Value and version number stay as they are."""
-    if for_ is not None and until is None:
-        expires_at = ahead(for_, now=datetime.now(UTC))
-    elif until is not None and for_ is None:
-        expires_at = moment(until)
-    else:
-        raise typer.BadParameter("Say --for DURATION or --until TIME.")
-    written = ask(lambda service: service.extend(key, expires_at, environment, reason))
-    _show_written("extended", written, as_json=as_json)
-
-
-def _show_written(done: str, written: wire.KeyWritten, *, as_json: bool) -> None:
-    if as_json:
-        show_json(written)
-        return
-    show_facts(
-        [
-            (done, f"{written.key_path}.{written.environment}"),
-            ("version", f"{written.version} ({written.version_id})"),
-            ("state", written.state),
-            ("expires", when(written.expires_at)),
-        ]
-    )
+    show_written("rolled back", written, as_json=as_json)
 
 
 KEY = Group(
@@ -258,6 +200,18 @@ KEY = Group(
             "put",
             put_key,
             "pass show jules | doxstore key put service_keys.jules_api --stdin --strip-newline",
+            "permission `write keys`",
+        ),
+        Command(
+            "propose",
+            propose,
+            "doxstore key propose service_keys.jules_api --from-file new.key --strip-newline",
+            "permission `write keys`",
+        ),
+        Command(
+            "promote",
+            promote,
+            "doxstore key promote service_keys.jules_api --version 4 --if-version 3",
             "permission `write keys`",
         ),
         Command(
@@ -273,35 +227,13 @@ KEY = Group(
             "permission `list keys`",
         ),
         Command(
-            "versions",
-            list_versions,
-            "doxstore key versions service_keys.jules_api",
-            "permission `list keys`",
-        ),
-        Command(
             "rollback",
             roll_back,
             "doxstore key rollback service_keys.jules_api --reason 'version 4 is refused'",
             "permission `write keys`",
         ),
-        Command(
-            "revoke",
-            revoke,
-            "doxstore key revoke service_keys.jules_api --version 3 --reason 'seen in a log'",
-            "permission `revoke keys`",
-        ),
-        Command(
-            "destroy",
-            destroy,
-            "doxstore key destroy service_keys.jules_api --version 1 --yes",
-            "permission `write keys`",
-        ),
-        Command(
-            "extend",
-            extend,
-            "doxstore key extend service_keys.jules_api --for 90d",
-            "permission `write keys`",
-        ),
+        *DESCRIPTION_COMMANDS,
+        *VERSION_COMMANDS,
         KEY_IMPORT,
     ),
 )

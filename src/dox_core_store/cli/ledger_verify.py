@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from msgspec.structs import replace
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command
@@ -141,7 +142,12 @@ def _verifier(
             "bad_setting",
             f"The checkpoint key is of store {key.store_id!a}, not of {store_id!a}.",
         )
-    return LedgerVerifier(store_id=store_id, checkpoint_key=_public_key(key), may_be_cut=may_be_cut)
+    return LedgerVerifier(
+        store_id=store_id,
+        checkpoint_key=_public_key(key),
+        earlier_keys=[_public_key(replace(key, x=x)) for x in key.earlier],
+        may_be_cut=may_be_cut,
+    )
 
 
 def _decoded(line: bytes, verifier: LedgerVerifier) -> wire.LedgerRecord:

@@ -15,6 +15,7 @@ __all__ = [
     "KeyFile",
     "Reason",
     "RequiredReason",
+    "UnsealWith",
     "Yes",
 ]
 
@@ -31,6 +32,15 @@ KeyFile = Annotated[
         "--key-file",
         metavar="FILE",
         help="File that opens the store, kept outside its folder. [DOXSTORE_KEY_FILE]",
+    ),
+]
+UnsealWith = Annotated[
+    str | None,
+    typer.Option(
+        "--unseal-with",
+        metavar="KIND",
+        help="Open the store by this kind of slot only: key-file, passphrase, shares, transit or"
+        " kms. [DOXSTORE_UNSEAL_WITH; default: whatever opens it]",
     ),
 ]
 ConfigFile = Annotated[

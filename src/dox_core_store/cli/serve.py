@@ -1,7 +1,9 @@
 """`doxstore serve`: one server process on one store, in the foreground.
 
 Says that it serves when it does, and not before: the line comes once the store itself has answered
-at the address. A start that fails serves nothing and ends with 78.
+at the address. A start that fails serves nothing and ends with 78. A store that people have to open
+is served sealed until they have: then this says so, with the ceremony's id, which it tells nobody
+else.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dox_core_store.cli.command import Command
-from dox_core_store.cli.option import ConfigFile, DataFolder, KeyFile
+from dox_core_store.cli.option import ConfigFile, DataFolder, KeyFile, UnsealWith
 from dox_core_store.cli.session import local_settings, needs_server_extra
 
 if TYPE_CHECKING:
@@ -25,12 +27,18 @@ if TYPE_CHECKING:
 __all__ = ["SERVE", "announce", "answers", "url_of"]
 
 _ASK_AGAIN_SECONDS = 0.02
+_WHY_ANOTHER = {
+    "start": "dox-core-store is sealed: {store} on {url} serves nothing until it is opened.",
+    "wrong": "Three wrong entries closed the ceremony; all that was entered is forgotten.",
+    "idle": "The ceremony was left for 15 minutes; all that was entered is forgotten.",
+}
 
 
 def serve(
     *,
     data: DataFolder = None,
     key_file: KeyFile = None,
+    unseal_with: UnsealWith = None,
     host: Annotated[
         str | None, typer.Option(help="Address to listen on. [default: 127.0.0.1]")
     ] = None,
@@ -54,6 +62,13 @@ def serve(
     log_level: Annotated[
         str | None, typer.Option(metavar="LEVEL", help="debug, info, warning or error. [info]")
     ] = None,
+    accept_clock: Annotated[
+        bool,
+        typer.Option(
+            "--accept-clock",
+            help="Start although the clock is behind the store's newest entry; on record.",
+        ),
+    ] = False,
     config: ConfigFile = None,
 ) -> None:
     """Serve the store until SIGTERM or Ctrl-C.
@@ -66,6 +81,7 @@ def serve(
         config=config,
         data=data,
         key_file=key_file,
+        unseal_with=unseal_with,
         host=host,
         port=port,
         tls_certificate_file=tls_certificate_file,
@@ -79,12 +95,23 @@ def serve(
 
     tasks: set[asyncio.Task[None]] = set()
 
-    def started(node: Node) -> None:
-        line = f"dox-core-store serves {node.store_id} on {url_of(settings)}"
+    def say(node: Node, line: str) -> None:
         task = asyncio.get_running_loop().create_task(announce(settings, node.store_id, line))
         tasks.add(task)
 
-    run_node(settings, started)
+    def started(node: Node) -> None:
+        say(node, f"dox-core-store serves {node.store_id} on {url_of(settings)}")
+
+    def is_sealed(node: Node, ceremony: str | None, why: str) -> None:
+        lines = [_WHY_ANOTHER[why].format(store=node.store_id, url=url_of(settings))]
+        if ceremony is None:
+            lines.append("It opens by itself once what holds its key answers; see /v1/seal.")
+        else:
+            lines.append(f"Each who holds a share or a passphrase: doxstore seal unseal {ceremony}")
+            lines.append(f"(with KEY_SERVICE_URL={url_of(settings)} in the environment)")
+        say(node, "\n".join(lines))
+
+    run_node(settings, started, on_sealed=is_sealed, accept_clock=accept_clock)
 
 
 def url_of(settings: Settings) -> str:

@@ -2,7 +2,7 @@
 
 Over HTTP: ``KEY_SERVICE_URL`` and ``ADMIN_TOKEN`` from the environment, never from the command
 line, where every user of the machine could read the token. By its files: the ``server`` extra,
-``--data`` and ``--key-file``; this works beside a running server.
+``--data`` and what opens it, such as ``--key-file``; this works beside a running server.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
+from dox_core_store.cli.asking import asking
 from dox_core_store.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -63,12 +64,12 @@ def local_settings(command: str, *, config: Path | None = None, **given: Any) ->
     return load_settings(given, os.environ, config)
 
 
-def local_store(command: str, settings: Settings) -> LocalStore:
-    """The store itself, opened by its files."""
+def local_store(command: str, settings: Settings, *, only: str | None = None) -> LocalStore:
+    """The store itself, opened by its files; by ``only`` one slot, if its id is given."""
     with needs_server_extra(command):
         from dox_core_store.server.bootstrap import LocalStore
 
-    return LocalStore(settings)
+    return LocalStore(settings, ask=asking(settings.unseal_with), only=only)
 
 
 def confirm(question: str, *, yes: bool) -> None:

@@ -1,9 +1,11 @@
-"""`KeyCalls`: the keys themselves. Versions, their states and times, and imports."""
+"""`KeyCalls`: the keys themselves. Versions, their states and times, what is said of keys, and
+imports."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Literal
 
 from dox_core_store import wire
 from dox_core_store.client.key_import import KeyImport
@@ -69,6 +71,71 @@ class KeyCalls(OperatorCalls):
             _key(key_path, "versions"), wire.Page[wire.KeyVersion], {"environment": environment}
         )
 
+    async def description(
+        self, key_path: str, environment: str | None = None
+    ) -> wire.KeyDescription:
+        """All about a key but its values: whose it is, its times, and every version's state."""
+        query = {"environment": environment}
+        path = _key(key_path, "description")
+        return await self._call("GET", path, None, wire.KeyDescription, query=query)
+
+    async def describe(
+        self,
+        key_path: str,
+        environment: str | None = None,
+        *,
+        owner: str | None = None,
+        usage: str | None = None,
+        keep_versions: int | Literal["default"] | None = None,
+        verified: bool = False,
+        reason: str | None = None,
+    ) -> wire.KeyDescription:
+        """Say whose a key is, what it is for, how many versions that are out of use it keeps (0:
+        all), and that a restored one still opens what it is for. None leaves a thing as it is."""
+        body = wire.DescribeRequest(
+            environment=environment,
+            owner=owner,
+            usage=usage,
+            keep_versions=keep_versions,
+            verified=verified,
+            reason=reason,
+        )
+        return await self._call("POST", _key(key_path, "describe"), body, wire.KeyDescription)
+
+    async def propose(
+        self,
+        key_path: str,
+        value: str | Sensitive,
+        environment: str | None = None,
+        *,
+        expires_at: datetime | None = None,
+        reason: str | None = None,
+    ) -> wire.KeyWritten:
+        """A new version that nobody is handed before it is promoted."""
+        secret = value if isinstance(value, Sensitive) else Sensitive(value)
+        del value  # an error below must not find it among the variables of this call
+        body = wire.ProposeRequest(
+            value=secret,
+            environment=environment,
+            expires_at=None if expires_at is None else as_utc(expires_at),
+            reason=reason,
+        )
+        return await self._call("POST", _key(key_path, "propose"), body, wire.KeyWritten)
+
+    async def promote(
+        self,
+        key_path: str,
+        version: int | None = None,
+        environment: str | None = None,
+        if_version: int | None = None,
+        reason: str | None = None,
+    ) -> wire.KeyWritten:
+        """Make a pending version current; by default the only one that is pending."""
+        body = wire.PromoteRequest(
+            version=version, environment=environment, if_version=if_version, reason=reason
+        )
+        return await self._call("POST", _key(key_path, "promote"), body, wire.KeyWritten)
+
     async def rollback(
         self,
         key_path: str,
@@ -82,6 +149,17 @@ class KeyCalls(OperatorCalls):
             to_version=to_version, environment=environment, if_version=if_version, reason=reason
         )
         return await self._call("POST", _key(key_path, "rollback"), body, wire.KeyWritten)
+
+    async def retire(
+        self,
+        key_path: str,
+        version: int | None = None,
+        environment: str | None = None,
+        reason: str | None = None,
+    ) -> wire.KeyWritten:
+        """End a previous version's overlap: services are not handed it any more."""
+        body = wire.VersionRequest(version=version, environment=environment, reason=reason)
+        return await self._call("POST", _key(key_path, "retire"), body, wire.KeyWritten)
 
     async def revoke(
         self,
@@ -104,6 +182,13 @@ class KeyCalls(OperatorCalls):
         """Erase a version's value. Nothing brings it back."""
         body = wire.VersionRequest(version=version, environment=environment, reason=reason)
         return await self._call("POST", _key(key_path, "destroy"), body, wire.KeyWritten)
+
+    async def expire(
+        self, key_path: str, environment: str | None = None, reason: str | None = None
+    ) -> wire.KeyWritten:
+        """End the current version's life now; extending it brings it back."""
+        body = wire.ExpireRequest(environment=environment, reason=reason)
+        return await self._call("POST", _key(key_path, "expire"), body, wire.KeyWritten)
 
     async def extend(
         self,

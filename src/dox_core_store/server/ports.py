@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
-from dox_core_store.server.domain.key import KeyRecord, VersionRecord
+from dox_core_store.server.domain.key import KeyRecord, UpkeepRecord, VersionRecord
 from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.domain.seal import Slot, SlotKind
 
@@ -98,6 +98,10 @@ class Transaction(Protocol):
     def now(self) -> datetime:
         """When this transaction happens; the same throughout it."""
 
+    @property
+    def held_seconds(self) -> float:
+        """For how long everybody else's writes, and so reads, have waited for this one."""
+
     def get(self, kind: type[Record], **where: Any) -> Record | None:
         """The one record whose columns equal ``where``; None if there is none."""
 
@@ -105,8 +109,23 @@ class Transaction(Protocol):
         """All, or the first ``limit``, records whose columns equal ``where``, in the order of
         their primary key."""
 
+    def find_among(
+        self, kind: type[Record], name: str, values: Sequence[Any], **where: Any
+    ) -> list[Record]:
+        """All records whose column ``name`` is one of ``values`` and whose others equal ``where``,
+        in no order."""
+
+    def latest(
+        self, kind: type[Record], by: str, *, limit: int, skip: int = 0, **where: Any
+    ) -> list[Record]:
+        """The ``limit`` records with the highest ``by``, that one first, after the first ``skip``,
+        of those whose columns equal ``where``; a tuple there means any of its values."""
+
     def put(self, record: Any) -> None:
         """Insert ``record``, or replace the one with its primary key."""
+
+    def put_all(self, records: Sequence[Any]) -> None:
+        """`put` for each of ``records``, which are of one kind."""
 
     def remove(self, kind: type[Any], **where: Any) -> None:
         """Remove the records whose columns equal ``where``; none is fine."""
@@ -126,6 +145,10 @@ class Transaction(Protocol):
     def unspell(self, path: str) -> None:
         """Give up the spelling of ``path`` and of its prefixes where no key uses them any more."""
 
+    def note(self, name: str, detail: Mapping[str, Any]) -> None:
+        """Keep that ``name`` happened now, and what there is to say of it, in place of the last
+        time. Nothing is decided by it."""
+
     def record(self, caller: Caller, entry: Mapping[str, Any]) -> None:
         """Put the mutation on the ledger; ``entry`` has `Entry` fields beyond the caller's."""
 
@@ -141,11 +164,15 @@ class Found(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A key as lists show it; ``head`` is None while an import that brings it is not committed."""
+    """A key as lists show it. ``head`` is None where no version of it was ever current, and while
+    an import that brings the key is not committed; ``proposed`` says of a key without one whether
+    a version is pending there."""
 
     key: KeyRecord
     head: VersionRecord | None
     last_read_at: datetime | None
+    upkeep: UpkeepRecord | None = None
+    proposed: bool = False
 
 
 class Change(NamedTuple):
@@ -164,8 +191,10 @@ class Catalog(Protocol):
     read-only, too slow): the transaction then has not happened.
     """
 
-    async def write(self, work: Work[Result]) -> Result:
-        """Run ``work`` in the store's one writer, in one transaction. Errors roll it back."""
+    async def write(self, work: Work[Result], *, urgent: bool = False) -> Result:
+        """Run ``work`` in the store's one writer, in one transaction. Errors roll it back; it may
+        then be run again. What is ``urgent`` (taking away, never handing out) is written on a full
+        disk too, as long as the room lasts that is kept for it."""
 
     async def version(self, address: KeyAddress, number: int | None) -> Found | None:
         """The version ``number`` (None: the head) of a key; None if there is none."""

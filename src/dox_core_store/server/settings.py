@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from dox_core_store.errors import ConfigurationError
+from dox_core_store.server.domain.seal import SlotKind
 
 __all__ = ["Settings", "load_settings"]
 
@@ -24,11 +25,14 @@ _PREFIX = "DOXSTORE_"
 _MAX_PORT = 65_535
 _NOT_NEGATIVE = (
     "expiry_days",
+    "keep_versions",
     "cache_ttl_ceiling_seconds",
     "outage_grace_seconds",
     "max_connections",
     "shutdown_seconds",
+    "ballast_mib",
 )
+_LEAST = {**dict.fromkeys(_NOT_NEGATIVE, 0), "backup_every_hours": 1, "backup_keep": 1}
 _NOT_SETTINGS = frozenset({"config"})
 
 
@@ -39,6 +43,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Folder of the store."""
     key_file: str = ""
     """The key-file slot's file; empty: ``root.key`` beside the data (only ``dev`` makes that)."""
+    unseal_with: str = ""
+    """The one kind of slot (`SlotKind`) to open the store with; empty: whatever is at hand."""
+    transit_address: str = ""
+    """Of the OpenBao or Vault whose Transit engine holds a slot; empty: BAO_ADDR or VAULT_ADDR."""
+    transit_token_file: str = ""
+    """File with the token for it, read at each use; empty: BAO_TOKEN or VAULT_TOKEN."""
+    transit_namespace: str = ""
+    transit_ca_file: str = ""
     host: str = "127.0.0.1"
     port: int = 8420
     tls_certificate_file: str = ""
@@ -48,6 +60,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     default_environment: str = "production"
     expiry_days: int = 90
     """Default life of a key's version; 0: for ever."""
+    keep_versions: int = 20
+    """How many versions that are out of use a key keeps, unless it says otherwise; 0: all."""
     cache_ttl_ceiling_seconds: int = 3600
     """How long a client may serve a value from its cache."""
     outage_grace_seconds: int = 3600
@@ -55,6 +69,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_connections: int = 20_000
     shutdown_seconds: int = 10
     """How long requests under way may take once the server was told to stop."""
+    ballast_mib: int = 32
+    """Room kept in the data folder, so that revoking works on a full disk; 0: none."""
+    backup_to: str = ""
+    """Where the server keeps backups: a folder, or s3://BUCKET/PREFIX; empty: it makes none."""
+    backup_every_hours: int = 24
+    backup_keep: int = 14
+    """How many of its backups are kept there."""
+    backup_recipient: str = ""
+    """The age recipient (age1…) for whom they are encrypted; empty: they are not."""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -62,9 +85,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             raise _bad("port", "a number from 0 to 65535")
         if bool(self.tls_certificate_file) != bool(self.tls_key_file):
             raise _bad("tls_certificate_file and tls_key_file", "both or neither")
-        for name in _NOT_NEGATIVE:
-            if getattr(self, name) < 0:
-                raise _bad(name, "a number from 0")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise _bad(name, f"a number from {least}")
+        if self.unseal_with and self.unseal_with not in list(SlotKind):
+            raise _bad("unseal_with", f"{', '.join(SlotKind)}, or nothing")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise _bad("log_level", "debug, info, warning or error")
         if not (self.tls_certificate_file or self.allow_plain_http or _is_loopback(self.host)):

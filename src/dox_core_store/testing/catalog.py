@@ -63,7 +63,7 @@ class MemoryCatalog:
         self._changes.append(Change(seq, action, key_path, environment))
         return seq
 
-    async def write(self, work: Work[Result]) -> Result:  # noqa: ARG002 - the port says so
+    async def write(self, work: Work[Result], *, urgent: bool = False) -> Result:  # noqa: ARG002 - the port says so
         raise StoreUnavailableError("ledger_unavailable", "This catalog takes no transactions.")
 
     async def version(self, address: KeyAddress, number: int | None) -> Found | None:

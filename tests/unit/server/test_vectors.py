@@ -19,7 +19,7 @@ from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import new_store_id
 from dox_core_store.server.adapters.sql.search import LedgerSearch
 from dox_core_store.server.adapters.sql.stream import LedgerStream
-from dox_core_store.server.adapters.sql.transaction import RecordReader
+from dox_core_store.server.adapters.sql.records import RecordReader
 from dox_core_store.server.adapters.sqlite.store import create_store, open_store
 from dox_core_store.server.domain import envelope, ledger
 from dox_core_store.server.domain.access import Caller, Role
@@ -270,7 +270,7 @@ def test_the_server_reads_a_row_as_specified(case: Row) -> None:
     record = msgspec.convert(told, kind, strict=False)
     row = {name: getattr(record, name) for name in record.__struct_fields__}
     mac = bytes.fromhex(case.mac)
-    assert reader.row(record)["mac"] == mac
+    assert reader.write(record)[-1] == mac
     assert reader.record(kind, {**row, "mac": mac}) == record
     assert alarms == []
     assert reader.record(kind, {**row, "mac": mac[:-1] + b"\x00"}) is None

@@ -25,6 +25,7 @@ def test_stopping_writes_all_that_waits_before_the_stream_is_closed(tmp_path: Pa
             clock=SystemClock(),
             alarm=lambda _table, _row: None,
             on_death=lambda _error: None,
+            notice=lambda _event, _detail: None,
         )
         await embedded.start()
         for number in range(MORE_THAN_ONE_COMMIT):

@@ -1,18 +1,31 @@
-"""What a process that serves keys does to itself: no dumps, no pauses."""
+"""This process: who runs it, and what one that serves keys does to itself (no dumps, no pauses)."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import getpass
 import resource
+import secrets
 
-__all__ = ["forbid_dumps", "settle_memory"]
+from dox_core_store.server.domain.access import Caller
+
+__all__ = ["forbid_dumps", "local_caller", "settle_memory"]
 
 _COLLECT_AFTER = 50_000
 """Allocations between two young collections: a request makes no cycles, so rarely is often."""
 
 _PR_SET_DUMPABLE = 4
 """prctl(2): a process that is not dumpable writes no core and cannot be traced by its user."""
+
+
+def local_caller() -> Caller:
+    """Whoever runs this process, as the ledger names them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # no passwd entry, as in small containers
+        user = "unknown"
+    return Caller(f"local:{user}", (), f"req_{secrets.token_hex(8)}", "", "doxstore")
 
 
 def forbid_dumps() -> None:

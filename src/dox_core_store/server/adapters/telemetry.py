@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import resource
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-__all__ = ["NodeMetrics", "configure_log", "report_exception"]
+__all__ = ["Condition", "NodeMetrics", "configure_log", "report_exception"]
 
 
 def configure_log(level: str) -> structlog.stdlib.BoundLogger:
@@ -67,6 +68,16 @@ def report_exception(log: Any) -> Callable[[BaseException, str], None]:
     return report
 
 
+class Condition(NamedTuple):
+    """What a node watches beside its requests, as it is now."""
+
+    ballast_bytes: int = 0
+    disk_full: bool = False
+    clock_step_seconds: float = 0.0
+    epoch: int = 1
+    history_lost: int = 0
+
+
 class NodeMetrics(Collector):
     """Collects at scrape time from what the node counts anyway."""
 
@@ -77,11 +88,17 @@ class NodeMetrics(Collector):
         waiting: Callable[[], int],
         feed: Callable[[], int],
         alarms: Callable[[], int],
+        condition: Callable[[], Condition] = Condition,
+        sealed: bool = False,
+        backups: Callable[[], tuple[float, float, int]] = lambda: (math.inf, math.inf, 0),
     ) -> None:
         self._door = door
         self._waiting = waiting
         self._feed = feed
         self._alarms = alarms
+        self._condition = condition
+        self._sealed = sealed
+        self._backups = backups
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -115,6 +132,39 @@ class NodeMetrics(Collector):
         )
         yield CounterMetricFamily(
             "doxstore_integrity_alarms", "Rows whose MAC did not hold.", value=self._alarms()
+        )
+        yield GaugeMetricFamily(
+            "doxstore_sealed",
+            "1 while nothing is served, because the store is not open.",
+            value=float(self._sealed),
+        )
+        now = self._condition()
+        yield GaugeMetricFamily(
+            "doxstore_ballast_bytes", "Room kept for a full disk.", value=now.ballast_bytes
+        )
+        yield GaugeMetricFamily(
+            "doxstore_disk_full", "1 while the disk is full.", value=float(now.disk_full)
+        )
+        yield GaugeMetricFamily(
+            "doxstore_clock_step_seconds",
+            "By how much the wall clock was set since the node started.",
+            value=now.clock_step_seconds,
+        )
+        yield GaugeMetricFamily("doxstore_epoch", "The store's epoch.", value=now.epoch)
+        yield CounterMetricFamily(
+            "doxstore_history_lost",
+            "Times that the database was found behind what was seen of it.",
+            value=now.history_lost,
+        )
+        backup_age, drill_age, failures = self._backups()
+        yield GaugeMetricFamily(
+            "doxstore_backup_age_seconds", "Since the last backup; +Inf: none.", value=backup_age
+        )
+        yield GaugeMetricFamily(
+            "doxstore_drill_age_seconds", "Since the last drill; +Inf: none.", value=drill_age
+        )
+        yield CounterMetricFamily(
+            "doxstore_backup_failures", "Backups on the schedule that failed.", value=failures
         )
         usage = resource.getrusage(resource.RUSAGE_SELF)
         yield GaugeMetricFamily(

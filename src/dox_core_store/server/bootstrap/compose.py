@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 
 import msgspec
@@ -11,6 +12,7 @@ from dox_core_store import wire
 from dox_core_store.server.adapters.clock import LedgerStamp, SystemClock
 from dox_core_store.server.adapters.jose import TokenVerifier
 from dox_core_store.server.adapters.sqlite.inspection import public_checkpoint_key
+from dox_core_store.server.adapters.sqlite.ring_follower import RingFollower
 from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.domain.access import Role
@@ -22,24 +24,36 @@ from dox_core_store.server.usecases.grant import Grants
 from dox_core_store.server.usecases.key import Keys
 from dox_core_store.server.usecases.key_import import Imports
 from dox_core_store.server.usecases.key_list import KeyList
+from dox_core_store.server.usecases.key_retention import Retention
+from dox_core_store.server.usecases.key_upkeep import KeyUpkeep
+from dox_core_store.server.usecases.key_version import KeyVersions
 from dox_core_store.server.usecases.principal import Authenticator, SigningKeys
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
 from dox_core_store.server.usecases.reveal import Reveal
 from dox_core_store.server.usecases.service import Services
+from dox_core_store.server.usecases.stored_key import KeyShelf
 from dox_core_store.server.usecases.token import Tokens
 from dox_core_store.server.usecases.values import ValueCache
-from dox_core_store.server.web.application import Page, build_application, errors_page
+from dox_core_store.server.web.application import (
+    Application,
+    Page,
+    build_application,
+    errors_page,
+)
 from dox_core_store.server.web.desk import Desk
 from dox_core_store.server.web.door import Door, render_key
 from dox_core_store.server.web.door_metrics import DoorMetrics
 from dox_core_store.server.web.identity_routes import identity_routes
+from dox_core_store.server.web.import_routes import import_routes
 from dox_core_store.server.web.key_routes import key_routes
 from dox_core_store.server.web.ledger_routes import ledger_routes
 from dox_core_store.server.web.openapi import openapi_document
 from dox_core_store.server.web.request import RequestIds
 
 __all__ = ["Composed"]
+
+_SWEEP_SECONDS = 60.0
 
 
 class Composed:
@@ -53,12 +67,14 @@ class Composed:
         release: str,
         clock: SystemClock,
         pages: Mapping[str, Page],
+        others: Mapping[str, Application],
         report: Callable[[BaseException, str], None],
         alarm: Callable[[str, str], None],
     ) -> None:
         store, catalog, ledger = embedded.store, embedded.catalog, embedded.ledger
         store_id, default = store.store_id, store.default_environment
-        stamp, request_ids = LedgerStamp(), RequestIds()
+        loop = asyncio.get_running_loop()
+        stamp, request_ids = LedgerStamp(clock), RequestIds()
         signing_keys = SigningKeys(lambda keys: TokenVerifier(store_id=store_id, keys=keys))
         registry = Registry(
             catalog=catalog,
@@ -66,6 +82,9 @@ class Composed:
             key_set=signing_keys,
             alarm=alarm,
             epoch=store.epoch,
+            follow_seal=RingFollower(
+                ring=store.ring, writer=embedded.writer, report=report, loop=loop
+            ),
         )
         values = ValueCache()
         self.feed = feed = Feed(catalog=catalog, registry=registry, forget=values.forget)
@@ -75,6 +94,7 @@ class Composed:
         authenticator = Authenticator(
             keys=signing_keys, registry=registry, clock=clock, catch_up=feed.catch_up
         )
+        retention = Retention(keep_versions=settings.keep_versions)
         self.imports = imports = Imports(
             store_id=store_id,
             default_environment=default,
@@ -82,14 +102,14 @@ class Composed:
             catalog=catalog,
             vault=store.vault,
             feed=feed,
+            retention=retention,
         )
-        keys = Keys(
-            store_id=store_id,
+        shelf = KeyShelf(
             default_environment=default,
             expiry_days=settings.expiry_days,
             catalog=catalog,
-            vault=store.vault,
             feed=feed,
+            retention=retention,
         )
         tokens = Tokens(
             store_id=store_id,
@@ -108,11 +128,12 @@ class Composed:
         )
         routes = [
             *key_routes(
-                keys,
-                KeyList(default_environment=default, catalog=catalog, registry=registry),
-                imports,
-                self.sweep_soon.set,
+                keys=Keys(store_id=store_id, shelf=shelf, vault=store.vault, retention=retention),
+                versions=KeyVersions(shelf=shelf),
+                upkeep=KeyUpkeep(shelf=shelf, catalog=catalog, retention=retention, feed=feed),
+                lists=KeyList(default_environment=default, catalog=catalog, registry=registry),
             ),
+            *import_routes(imports, self.sweep_soon.set),
             *identity_routes(
                 tokens=tokens,
                 services=services,
@@ -157,6 +178,7 @@ class Composed:
                     report=report,
                 ),
                 pages={**pages, **{at: _page(content) for at, content in published.items()}},
+                others=others,
             ),
             authenticator=authenticator,
             decisions=decisions,
@@ -175,6 +197,16 @@ class Composed:
             store_id=store_id,
             report=report,
         )
+
+    async def sweep_imports(self) -> None:
+        """Tidy up after imports: when one ended, and now and then."""
+        # Not `wait_for`: on Python 3.11 it loses a cancellation that comes with the event, and the
+        # node would never stop.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SWEEP_SECONDS):
+                await self.sweep_soon.wait()
+        self.sweep_soon.clear()
+        await self.imports.sweep()
 
 
 Content = Callable[[], tuple[str, bytes]]

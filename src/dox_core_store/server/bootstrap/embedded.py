@@ -1,7 +1,8 @@
 """The adapters of an embedded store, started in order and stopped in reverse.
 
 The server's lock first, then everything that only reads and may refuse, and only then the writer,
-which opens the process's stream.
+which opens the process's stream. The lock is taken on its own, because a node whose store is still
+sealed holds it already; an attempt to open that fails leaves nothing behind but the lock.
 """
 
 from __future__ import annotations
@@ -10,25 +11,29 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.clock import SystemClock
-from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
-from dox_core_store.server.adapters.seals.unlocking import Unlocking
+from dox_core_store.server.adapters.process import local_caller
+from dox_core_store.server.adapters.sql.custody import Unlock
 from dox_core_store.server.adapters.sql.stream import LedgerStream
+from dox_core_store.server.adapters.sqlite.ballast import Ballast, Disk
 from dox_core_store.server.adapters.sqlite.catalog import SqliteCatalog
 from dox_core_store.server.adapters.sqlite.checkpointer import Checkpointer
-from dox_core_store.server.adapters.sqlite.engine import ServerLock
+from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE, ServerLock
 from dox_core_store.server.adapters.sqlite.ledger import SqliteLedger
 from dox_core_store.server.adapters.sqlite.ledger_reader import SqliteLedgerReader
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, open_store
+from dox_core_store.server.adapters.sqlite.store import OpenedStore, Start, open_store
 from dox_core_store.server.adapters.sqlite.writer import SqliteWriter
-from dox_core_store.server.bootstrap.local import key_file_of, local_caller
+from dox_core_store.server.bootstrap.unlock import unlock_of
 from dox_core_store.server.settings import Settings
 
 __all__ = ["Embedded"]
 
+_MIB = 1024 * 1024
+
 
 class Embedded:
-    """Made on the running event loop. What it holds may be used between `start` and `stop`."""
+    """Made on the running event loop. What it holds may be used between `open` and `stop`."""
 
     catalog: SqliteCatalog
     ledger: SqliteLedger
@@ -43,36 +48,77 @@ class Embedded:
         clock: SystemClock,
         alarm: Callable[[str, str], None],
         on_death: Callable[[BaseException], None],
+        notice: Callable[[str, str], None],
+        accept_clock: bool = False,
     ) -> None:
         self._settings = settings
+        self._folder = folder = Path(settings.data)
+        self.disk = Disk(
+            Ballast(folder, size=settings.ballast_mib * _MIB), told=lambda event: notice(event, "")
+        )
+        self._start = Start(clock, accept_clock=accept_clock, notice=notice)
         self._clock = clock
         self._alarm = alarm
         self._on_death = on_death
-        self._lock = ServerLock(Path(settings.data))
+        self._lock = ServerLock(folder)
         self._stops: list[Callable[[], None]] = []
 
     async def start(self) -> None:
-        """Raises `ConfigurationError`; nothing is then held, and nothing was written."""
-        self._lock.acquire()
-        self._stops.append(self._lock.release)
+        """`hold` and `open` with what the settings say. Raises what they do; nothing is then
+        held."""
+        self.hold()
         try:
-            await self._start()
+            await self.open(unlock_of(self._settings, None))
         except BaseException:
             await self.stop()
             raise
 
+    def hold(self) -> None:
+        """Take the server's lock. Raises `ConfigurationError`."""
+        self._lock.acquire()
+        self._stops.append(self._lock.release)
+
+    async def open(self, unlock: Unlock) -> None:
+        """Raises as `open_store`; nothing but the lock is then held, and nothing was written."""
+        held = len(self._stops)
+        try:
+            await self._open(unlock)
+        except BaseException:
+            await self._stop_down_to(held)
+            raise
+
+    def check_writable(self) -> None:
+        """Raise `ConfigurationError` ``store_read_only`` where it can be seen without writing."""
+        path = self._folder / DATABASE_FILE
+        try:
+            path.open("r+b").close()  # no connection of ours is open, whose locks this would end
+        except OSError as error:
+            raise ConfigurationError(
+                "store_read_only", f"{path} cannot be written: {error.strerror}."
+            ) from error
+
     async def stop(self) -> None:
         """Write what waits, close the stream, release the lock."""
-        while self._stops:
+        await self._stop_down_to(0)
+
+    async def _stop_down_to(self, held: int) -> None:
+        while len(self._stops) > held:
             await asyncio.to_thread(self._stops.pop())
 
-    async def _start(self) -> None:
-        self.store = store = open_store(
-            Path(self._settings.data),
-            unlock=Unlocking([KeyFileHolder(key_file_of(self._settings))]),
-            alarm=self._alarm,
+    async def _open(self, unlock: Unlock) -> None:
+        # In a thread: a key service or a derivation may take seconds, and a sealed node answers.
+        opening = asyncio.ensure_future(
+            asyncio.to_thread(
+                open_store, self._folder, unlock=unlock, alarm=self._alarm, start=self._start
+            )
         )
+        try:
+            self.store = store = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])  # it may write: not without the lock
+            raise
         self.ledger = ledger = SqliteLedger(clock=self._clock)
+        accepted = "the clock was accepted as it is" if self._start.accept_clock else None
         self.writer = writer = SqliteWriter(
             engine=store.engine,
             records=store.records,
@@ -84,14 +130,23 @@ class Embedded:
                 clock=self._clock,
             ),
             clock=self._clock,
+            disk=self.disk,
             outcome=ledger.told,
             on_death=self._on_death,
         )
         ledger.attach(writer)
-        await asyncio.to_thread(writer.start)
+        self._stops.append(self._note_end)
+        await asyncio.to_thread(writer.start, accepted)
         self._stops.append(writer.stop)
-        checkpointer = Checkpointer(engine=store.engine, writer=writer)
+        checkpointer = Checkpointer(engine=store.engine, writer=writer, note=store.history.note)
         checkpointer.start()
         self._stops.append(checkpointer.stop)
+        self.disk.start()
+        self._stops.append(self.disk.stop)
         self.catalog = SqliteCatalog(engine=store.engine, records=store.records, writer=writer)
         self.ledger_reader = SqliteLedgerReader(engine=store.engine, records=store.records)
+
+    def _note_end(self) -> None:
+        """The last word of the witness, once the writer has closed its stream."""
+        with self.store.engine.connect() as connection:
+            self.store.history.note(connection)

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-import getpass
-import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from dox_core_store import wire
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, NotFoundError
+from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.adapters.clock import SystemClock
-from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
-from dox_core_store.server.adapters.seals.unlocking import Unlocking, new_slot
-from dox_core_store.server.adapters.sql.custody import new_store_id
+from dox_core_store.server.adapters.process import local_caller
+from dox_core_store.server.adapters.seals.shares import SharesHolder
+from dox_core_store.server.adapters.seals.unlocking import new_slot
+from dox_core_store.server.adapters.sql.custody import NewSlot, Unlock, new_store_id
+from dox_core_store.server.adapters.sql.slots import add_slot, remove_slot
 from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE
-from dox_core_store.server.adapters.sqlite.inspection import StoreInspection, public_checkpoint_key
-from dox_core_store.server.adapters.sqlite.store import create_store, open_store
-from dox_core_store.server.domain.access import Caller, OperatorRecord
+from dox_core_store.server.adapters.sqlite.inspection import (
+    Custody,
+    StoreInspection,
+    public_checkpoint_key,
+)
+from dox_core_store.server.adapters.sqlite.rekey import Rekeyed
+from dox_core_store.server.adapters.sqlite.store import create_store, open_store, stored_slots
+from dox_core_store.server.bootstrap.rotation import Progress, RootRotated, Rotation, silent
+from dox_core_store.server.bootstrap.unlock import Ask, NewHolder, holder_for, unlock_of
+from dox_core_store.server.domain.access import OperatorRecord
+from dox_core_store.server.domain.seal import Slot, SlotKind
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.operator import (
     add_operator,
@@ -25,59 +35,167 @@ from dox_core_store.server.usecases.operator import (
 )
 from dox_core_store.server.web.ledger_routes import ledger_record
 
-__all__ = ["LocalStore", "init_store", "key_file_of", "local_caller"]
-
-DEFAULT_KEY_FILE = "root.key"
-
-
-def local_caller() -> Caller:
-    """Whoever runs this process, as the ledger names them."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # no passwd entry, as in small containers
-        user = "unknown"
-    return Caller(f"local:{user}", (), f"req_{secrets.token_hex(8)}", "", "doxstore")
+__all__ = [
+    "Custody",
+    "LocalStore",
+    "MadeSlot",
+    "find_slot",
+    "init_store",
+    "list_slots",
+    "local_caller",
+]
 
 
-def key_file_of(settings: Settings) -> Path:
-    """The key-file slot's file; without a setting, beside the data."""
-    return Path(settings.key_file or Path(settings.data) / DEFAULT_KEY_FILE)
+class MadeSlot(NamedTuple):
+    """A slot that is not stored yet, and the shares that were made for it."""
+
+    new: NewSlot
+    shares: list[Sensitive]
 
 
-def init_store(settings: Settings, *, operator: str, roles: Sequence[str]) -> None:
-    """Make a store and its key file. A key file that exists is used, never overwritten."""
-    path, folder = key_file_of(settings), Path(settings.data)
+def list_slots(settings: Settings) -> list[Slot]:
+    """The slots of the store, which are public: it is not opened."""
+    return stored_slots(Path(settings.data))[1]
+
+
+def find_slot(settings: Settings, slot_id: str) -> Slot:
+    """The slot named. Raises ``slot_not_found``."""
+    found = next((each for each in list_slots(settings) if each.slot_id == slot_id), None)
+    if found is None:
+        raise NotFoundError("slot_not_found", f"There is no slot {slot_id[:80]!a}.")
+    return found
+
+
+def init_store(
+    settings: Settings,
+    *,
+    operator: str,
+    roles: Sequence[str],
+    kind: SlotKind = SlotKind.KEY_FILE,
+    new: NewHolder | None = None,
+    keep: Callable[[Sequence[Sensitive]], object] | None = None,
+) -> MadeSlot:
+    """Make a store and its first slot. A key file that exists is used, never overwritten.
+
+    The slot's shares are nowhere else: they go to ``keep`` before there is a store, or whoever
+    calls this hands them out.
+    """
+    folder = Path(settings.data)
     if (folder / DATABASE_FILE).exists():  # asked before a key file is made for nothing
         raise ConfigurationError("store_exists", f"{folder} holds a store already.")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a key file is made in it
     store_id = new_store_id()
+    made = _made_slot(kind, settings, store_id, new=new, label=None)
+    if keep is not None and made.shares:
+        keep(made.shares)
     create_store(
         folder,
         store_id=store_id,
-        slot=new_slot(KeyFileHolder(path), store_id, label=None),
+        slot=made.new,
         default_environment=settings.default_environment,
         operator=operator,
         roles=roles,
         caller=local_caller(),
         clock=SystemClock(),
     )
+    return made
+
+
+def _made_slot(
+    kind: SlotKind, settings: Settings, store_id: str, *, new: NewHolder | None, label: str | None
+) -> MadeSlot:
+    holder = holder_for(kind, settings, None, new)
+    slot = new_slot(holder, store_id, label=label)
+    return MadeSlot(slot, holder.made if isinstance(holder, SharesHolder) else [])
+
+
+def _just_made(made: MadeSlot) -> Unlock:
+    """Opens with the key that was just made, which need not be asked for again."""
+
+    def unlock(store_id: str, slots: Sequence[Slot]) -> Iterator[tuple[Slot, bytes]]:  # noqa: ARG001
+        yield from ((slot, made.new.slot_key) for slot in slots)
+
+    return unlock
 
 
 class LocalStore:
-    """A store opened by a command on its own machine, beside a running server or without one."""
+    """A store opened by a command on its own machine, beside a running server or without one.
 
-    def __init__(self, settings: Settings) -> None:
+    By what ``settings`` and ``ask`` give; by ``only`` one slot, if its id is given; or with the
+    slot that was just ``made``.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        ask: Ask | None = None,
+        only: str | None = None,
+        made: MadeSlot | None = None,
+    ) -> None:
+        self._settings = settings
         self._clock = SystemClock()
         self.alarms: list[str] = []
         self._store = open_store(
             Path(settings.data),
-            unlock=Unlocking([KeyFileHolder(key_file_of(settings))]),
+            unlock=_just_made(made) if made else unlock_of(settings, ask, only=only),
             alarm=lambda table, identity: self.alarms.append(f"{table} {identity}"),
         )
 
     @property
     def store_id(self) -> str:
         return self._store.store_id
+
+    @property
+    def opened_by(self) -> Slot:
+        """The slot that opened it."""
+        return self._store.unlocked.slot
+
+    def make_slot(self, kind: SlotKind, new: NewHolder, label: str | None) -> MadeSlot:
+        """A new slot, not stored yet: its shares are to be kept first."""
+        return _made_slot(kind, self._settings, self.store_id, new=new, label=label)
+
+    def add_slot(self, made: MadeSlot) -> Slot:
+        """Store a new slot: it opens the store from now on."""
+        return self._store.write_seal(
+            lambda tx, connection: add_slot(
+                tx,
+                connection,
+                local_caller(),
+                store_id=self.store_id,
+                unlocked=self._store.unlocked,
+                slot=made.new,
+            ),
+            self._clock,
+        )
+
+    def remove_slot(self, slot_id: str) -> Slot:
+        """Remove a slot. Raises ``slot_not_found``, ``last_slot``."""
+        return self._store.write_seal(
+            lambda tx, connection: remove_slot(tx, connection, local_caller(), slot_id=slot_id),
+            self._clock,
+        )
+
+    def rekey(self, progress: Progress = silent, *, give_up: bool = False) -> tuple[Rekeyed, bool]:
+        """A new key-encryption key, and everything under it; whether it was begun before.
+
+        See `Rotation`. Raises ``rekey_blocked``."""
+        return self._rotation.rekey(progress, give_up=give_up)
+
+    def rotate_root(self) -> RootRotated:
+        """A new root key, enrolled for this store's slot and for those that open by themselves;
+        called again with the others until it is ``finished``. Raises ``rekey_blocked``."""
+        return self._rotation.rotate_root()
+
+    def abort_root_rotation(self) -> bool:
+        """Give up a new root key that is being enrolled; whether one was."""
+        return self._rotation.abort_root()
+
+    @property
+    def _rotation(self) -> Rotation:
+        return Rotation(
+            store=self._store, settings=self._settings, caller=local_caller(), clock=self._clock
+        )
 
     @property
     def inspection(self) -> StoreInspection:
@@ -104,7 +222,9 @@ class LocalStore:
 
     def disable_operator(self, name: str, reason: str | None) -> OperatorRecord:
         return self._store.write(
-            lambda tx: disable_operator(tx, local_caller(), name, reason), self._clock
+            lambda tx: disable_operator(tx, local_caller(), name, reason),
+            self._clock,
+            urgent=True,
         )
 
     def operator_token(self, name: str, expires_in: str) -> str:

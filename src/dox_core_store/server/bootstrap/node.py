@@ -1,74 +1,127 @@
 """One server process on one store: its start, its background work, its health, its end.
 
 Start order: the store's adapters, everything in memory, and only then a socket. If any step fails,
-nothing is served.
+nothing is served. The one exception is a store that is sound but still sealed: then the socket
+comes first, behind it an application that serves nothing, and the rest follows once the store is
+open (`sealing`). A fault after that ends the node, as it would have ended its start.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Awaitable, Callable
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any
 
-import uvloop
-
-from dox_core_store import wire
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.server.adapters.clock import SystemClock
-from dox_core_store.server.adapters.process import forbid_dumps, settle_memory
+from dox_core_store.server.adapters.process import settle_memory
 from dox_core_store.server.adapters.telemetry import (
     NodeMetrics,
     configure_log,
     report_exception,
 )
+from dox_core_store.server.bootstrap.background import Background
+from dox_core_store.server.bootstrap.backup_schedule import LOOK_SECONDS, BackupSchedule
 from dox_core_store.server.bootstrap.compose import Composed
 from dox_core_store.server.bootstrap.embedded import Embedded
+from dox_core_store.server.bootstrap.local import local_caller
+from dox_core_store.server.bootstrap.pages import RELEASE, Readiness, node_pages
+from dox_core_store.server.bootstrap.sealing import Attempt, Sealing, open_status, refuse_entry
+from dox_core_store.server.bootstrap.watch import Watch
+from dox_core_store.server.domain.ledger import Action
+from dox_core_store.server.domain.seal import Slot
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.furnish import Furnish
-from dox_core_store.server.web.listener import listen, refuse_taken_port
+from dox_core_store.server.usecases.registry import subject
+from dox_core_store.server.web.application import Application
+from dox_core_store.server.web.door_metrics import DoorMetrics
+from dox_core_store.server.web.request import Receive, Scope, Send
+from dox_core_store.server.web.sealed import SEAL_ADDRESSES, SealDesk, SealedApplication
 
-__all__ = ["Node", "run_node"]
+__all__ = ["Node", "OnSealed"]
 
-RELEASE = version("dox-core-store")
+OnSealed = Callable[["Node", str | None, str], None]
+"""Told that a node is sealed: the id of a ceremony, if people can open it, and why it is a new one
+(``start``, ``wrong``, ``idle``)."""
+
 _INDEX_SECONDS = 10.0
 _FOLLOW_SECONDS = 0.5
 _SIGN_SECONDS = 1.0
-_SWEEP_SECONDS = 60.0
+_WATCH_SECONDS = 1.0
 _EXIT_SOFTWARE = 70
 """EX_SOFTWARE of sysexits(3)."""
 
 
 class Node:
-    """Made on the running event loop: `start` it, serve `application`, `stop` it."""
+    """Made on the running event loop: `start` it, serve `answer`, `stop` it.
 
-    application: Any
+    ``on_ready`` is called when everything stands (but the socket, unless it was sealed before), and
+    before it ``prepare`` is awaited. Without ``on_sealed`` a sealed start is refused.
+    """
+
     furnish: Furnish
     store_id: str
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_ready: Callable[[Node], None],
+        on_sealed: OnSealed | None = None,
+        prepare: Callable[[Node], Awaitable[None]] | None = None,
+        accept_clock: bool = False,
+    ) -> None:
         self._settings = settings
+        self._on_ready = on_ready
+        self._on_sealed = on_sealed
+        self._prepare = prepare
         self._clock = SystemClock()
         self._log = configure_log(settings.log_level)
         self._report = report_exception(self._log)
+        self._watch = Watch(log=self._log, clock=self._clock)
         self._embedded = Embedded(
-            settings, clock=self._clock, alarm=self._alarm, on_death=self._writer_died
+            settings,
+            clock=self._clock,
+            alarm=self._alarm,
+            on_death=self._writer_died,
+            notice=self._watch.notice,
+            accept_clock=accept_clock,
         )
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._watch.disk = self._embedded.disk
+        self._background = Background(log=self._log, report=self._report)
+        self._application: Application
+        self._composed: Composed | None = None
+        self._sealing: Sealing | None = None
         self._ready = False
         self._alarms = 0
+        self.failed = asyncio.Event()
+        self._failure: BaseException | None = None
 
     async def start(self) -> None:
-        """Everything but the socket. Raises `ConfigurationError`; nothing is then held."""
-        await self._embedded.start()
+        """Everything but the socket. Raises `DoxStoreError`; nothing is then held."""
+        self._embedded.hold()
         try:
-            await self._compose()
+            attempt = Attempt.automatic(self._settings)
+            try:
+                await self._embedded.open(attempt)
+            except DoxStoreError as error:
+                if error is not attempt.refused or self._on_sealed is None:
+                    raise
+                self._seal(attempt, error, self._on_sealed)
+            else:
+                await self._compose()
         except BaseException:
-            await self._embedded.stop()
+            await self.stop()
             raise
+
+    def answer(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        """The ASGI application behind the socket, whichever it is now."""
+        return self._application(scope, receive, send)
+
+    def check(self) -> None:
+        """Raise what ended the node, if that was a fault."""
+        if self._failure is not None:
+            raise self._failure
 
     async def drain(self) -> None:
         """From now on not ready: a load balancer sends new requests elsewhere."""
@@ -81,85 +134,146 @@ class Node:
     async def stop(self) -> None:
         """Flush what waits, close the stream, release the lock."""
         self._ready = False
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._composed.refusals.flush()
+        if self._sealing is not None:
+            await self._sealing.stop()
+        await self._background.stop()
+        if self._composed is not None:
+            self._composed.refusals.flush()
         await self._embedded.stop()
 
+    def _seal(self, attempt: Attempt, refused: DoxStoreError, on_sealed: OnSealed) -> None:
+        """Serve nothing until the store can be opened. Raises ``refused`` if that is never."""
+        self.store_id = attempt.store_id
+
+        def announce(ceremony: str | None, why: str) -> None:
+            if ceremony is not None:
+                self._log.warning("ceremony_opened", ceremony=ceremony, why=why)
+            on_sealed(self, ceremony, why)
+
+        self._sealing = sealing = Sealing(
+            attempt,
+            refused,
+            settings=self._settings,
+            clock=self._clock,
+            log=self._log,
+            open_store=self._unseal,
+            announce=announce,
+            fail=self._fail,
+        )
+        self._embedded.check_writable()
+        metrics = NodeMetrics(
+            door=DoorMetrics(),
+            waiting=lambda: 0,
+            feed=lambda: 0,
+            alarms=lambda: self._alarms,
+            condition=self._watch.condition,
+            sealed=True,
+        )
+        desk = SealDesk(
+            status=sealing.status,
+            enter=sealing.enter,
+            store_id=self.store_id,
+            report=self._report,
+        )
+        pages = node_pages(
+            store_id=self.store_id,
+            health="sealed",
+            readiness=lambda: Readiness("sealed", {"seal": sealing.awaits}),
+            metrics=metrics.render,
+        )
+        self._application = SealedApplication(desk=desk, pages=pages)
+        self._log.warning("sealed", reason=refused.code, awaits=sealing.awaits)
+        sealing.begin()
+
+    async def _unseal(self, attempt: Attempt, how: str) -> None:
+        """Open the store with ``attempt`` and serve. Raises what it was refused with; after that
+        point whatever fails ends the node."""
+        try:
+            await self._embedded.open(attempt)
+            await self._record_unseal(attempt.opened_by, how)
+            await self._compose()
+        except BaseException as error:
+            if error is not attempt.refused:
+                self._fail(error)
+            raise
+        self._log.info("unsealed", how=how)
+
+    async def _record_unseal(self, slot: Slot | None, how: str) -> None:
+        name = "unknown" if slot is None else slot.slot_id
+        entry = {"action": Action.UNSEAL, "key_path": subject("slots", name), "reason": how}
+        await self._embedded.catalog.write(lambda tx: tx.record(local_caller(), entry))
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self.failed.set()
+
     async def _compose(self) -> None:
+        """Everything over the opened store; from its end on the node serves."""
         embedded = self._embedded
         self.store_id = embedded.store.store_id
-        self._composed = composed = Composed(
+        self._watch.epoch = embedded.store.epoch
+        desk = SealDesk(
+            status=lambda: open_status(self.store_id),
+            enter=refuse_entry,
+            store_id=self.store_id,
+            report=self._report,
+        )
+        composed = Composed(
             embedded,
             self._settings,
             release=RELEASE,
             clock=self._clock,
-            pages={
-                "/v1/health": self._health,
-                "/v1/ready": self._readiness,
-                "/metrics": self._show,
-            },
+            pages=node_pages(
+                store_id=self.store_id,
+                health="ok",
+                readiness=lambda: self._readiness(composed),
+                metrics=lambda: metrics.render(),  # noqa: PLW0108 - made below
+            ),
+            others=dict.fromkeys(SEAL_ADDRESSES, desk),
             report=self._report,
             alarm=self._alarm,
         )
-        self._metrics = NodeMetrics(
+        backups = BackupSchedule(
+            self._settings,
+            store=embedded.store,
+            catalog=embedded.catalog,
+            clock=self._clock,
+            log=self._log,
+            report=self._report,
+        )
+        metrics = NodeMetrics(
             door=composed.metrics,
             waiting=lambda: embedded.ledger.waiting,
             feed=lambda: composed.feed.applied,
             alarms=lambda: self._alarms,
+            condition=self._watch.condition,
+            backups=backups.ages,
         )
         await composed.feed.start()
-        self.application, self.furnish = composed.door, composed.furnish
-        self._every(_INDEX_SECONDS, embedded.writer.index)
-        self._every(_SIGN_SECONDS, embedded.writer.sign)
-        self._every(_FOLLOW_SECONDS, composed.feed.catch_up)
-        self._every(0.0, self._sweep_imports)
+        self.furnish = composed.furnish
+        every = self._background.every
+        every(_INDEX_SECONDS, embedded.writer.index)
+        every(_SIGN_SECONDS, embedded.writer.sign)
+        every(_FOLLOW_SECONDS, composed.feed.catch_up)
+        every(_WATCH_SECONDS, self._watch.look)
+        every(0.0, composed.sweep_imports)
+        every(LOOK_SECONDS, backups.step)
+        if self._prepare is not None:
+            await self._prepare(self)
+        self._composed, self._application = composed, composed.door
         self._ready = True
+        self._on_ready(self)
+        settle_memory()
 
-    def _every(self, seconds: float, step: Callable[[], Awaitable[None] | None]) -> None:
-        task = asyncio.create_task(self._repeat(seconds, step))
-        self._tasks.add(task)
-
-    async def _repeat(self, seconds: float, step: Callable[[], Awaitable[None] | None]) -> None:
-        """Run ``step`` again and again. What it refuses is told by readiness and by every read; a
-        fault of ours is reported, and the next round comes all the same."""
-        while True:
-            await asyncio.sleep(seconds)
-            try:
-                waited = step()
-                if waited is not None:
-                    await waited
-            except DoxStoreError as error:
-                self._log.warning("background_refused", code=error.code)
-            except Exception as error:  # noqa: BLE001 - reported, and tried again
-                self._report(error, "background")
-
-    async def _sweep_imports(self) -> None:
-        soon = self._composed.sweep_soon
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(soon.wait(), _SWEEP_SECONDS)
-        soon.clear()
-        await self._composed.imports.sweep()
-
-    async def _health(self) -> tuple[int, str, bytes]:
-        return self._told(200, "ok", {})
-
-    async def _readiness(self) -> tuple[int, str, bytes]:
-        checks = {"ledger": "ok", "feed": f"applied {self._composed.feed.applied}"}
+    def _readiness(self, composed: Composed) -> Readiness:
+        checks = {"ledger": "ok", "feed": f"applied {composed.feed.applied}"}
+        checks |= self._watch.checks()
         try:
             self._embedded.ledger.check()
         except DoxStoreError as error:
             checks["ledger"] = error.code
         ok = self._ready and checks["ledger"] == "ok"
-        return self._told(200 if ok else 503, "ready" if ok else "not_ready", checks)
-
-    async def _show(self) -> tuple[int, str, bytes]:
-        return 200, "text/plain; version=0.0.4", self._metrics.render()
-
-    def _told(self, code: int, status: str, checks: dict[str, str]) -> tuple[int, str, bytes]:
-        health = wire.Health(status=status, store_id=self.store_id, version=RELEASE, checks=checks)
-        return code, "application/json", wire.encode(health)
+        return Readiness("ready" if ok else "not_ready", checks)
 
     def _alarm(self, table: str, identity: str) -> None:
         """A row or a value was changed behind the store."""
@@ -170,50 +284,3 @@ class Node:
         """Nothing can be recorded any more, so nothing may be served: end as a crash would."""
         self._report(error, "writer")
         os._exit(_EXIT_SOFTWARE)
-
-
-def run_node(
-    settings: Settings,
-    on_ready: Callable[[Node], None],
-    prepare: Callable[[Node], Awaitable[None]] | None = None,
-) -> None:
-    """Serve until told to stop; ``on_ready`` is called when everything but the socket stands.
-
-    Before it ``prepare`` is awaited: what has to be in the store before anybody can ask.
-
-    Raises `ConfigurationError`.
-    """
-    forbid_dumps()
-    uvloop.run(_serve(settings, on_ready, prepare))
-
-
-async def _serve(
-    settings: Settings,
-    on_ready: Callable[[Node], None],
-    prepare: Callable[[Node], Awaitable[None]] | None,
-) -> None:
-    refuse_taken_port(settings.host, settings.port)  # before the store is touched
-    node = Node(settings)
-    await node.start()
-    try:
-        if prepare is not None:
-            await prepare(node)
-        on_ready(node)
-        settle_memory()
-        await listen(
-            node.application,
-            host=settings.host,
-            port=settings.port,
-            certificate=_path(settings.tls_certificate_file),
-            key=_path(settings.tls_key_file),
-            max_connections=settings.max_connections,
-            shutdown_seconds=settings.shutdown_seconds,
-            on_reload=node.reloaded,
-            before_stop=node.drain,
-        )
-    finally:
-        await node.stop()
-
-
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None

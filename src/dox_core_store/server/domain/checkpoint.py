@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import deque
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -57,7 +58,8 @@ class _Statement(msgspec.Struct):
 class LedgerVerifier:
     """`check` every entry, then `finish`. Both raise `BrokenChainError` at what is wrong.
 
-    Without a ``checkpoint_key`` signatures are not checked, everything else is. ``may_be_cut``
+    Without a ``checkpoint_key`` signatures are not checked, everything else is; ``earlier_keys``
+    are as good as it. ``may_be_cut``
     allows streams that begin in the middle, as in a part of an export.
     """
 
@@ -66,10 +68,11 @@ class LedgerVerifier:
         *,
         store_id: str,
         checkpoint_key: Ed25519PublicKey | None,
+        earlier_keys: Sequence[Ed25519PublicKey] = (),
         may_be_cut: bool = False,
     ) -> None:
         self._store_id = store_id
-        self._key = checkpoint_key
+        self._keys = [] if checkpoint_key is None else [checkpoint_key, *earlier_keys]
         self._may_be_cut = may_be_cut
         self._chain = ChainVerifier(store_id)
         self._recent: dict[str, deque[tuple[int, str]]] = {}
@@ -140,12 +143,9 @@ class LedgerVerifier:
             signature = base64.b64decode(statement.signature, validate=True)
         except (msgspec.DecodeError, binascii.Error) as error:
             raise BrokenChainError(stream, seq, "is no readable checkpoint") from error
-        if self._key is not None:
-            message = checkpoint_message(self._store_id, record.timestamp, statement.heads)
-            try:
-                self._key.verify(signature, message)
-            except InvalidSignature as error:
-                raise BrokenChainError(stream, seq, "has a signature that does not hold") from error
+        message = checkpoint_message(self._store_id, record.timestamp, statement.heads)
+        if self._keys and not any(_holds(key, signature, message) for key in self._keys):
+            raise BrokenChainError(stream, seq, "has a signature that does not hold")
         if statement.heads.get(stream) != (seq - 1, record.prev):
             raise BrokenChainError(stream, seq, "does not sign the entry before it")
         for named, (at, head) in statement.heads.items():
@@ -165,6 +165,14 @@ class LedgerVerifier:
             return  # it stands before the part that we were given
         why = f"signs {named} #{at}, which is not the entry seen there"
         raise BrokenChainError(record.stream, record.seq, why)
+
+
+def _holds(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
 
 
 def _entry(record: wire.LedgerRecord) -> Entry:

@@ -9,17 +9,20 @@ another name does not open. Byte by byte, with vectors: ``docs/spec/envelope.md`
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from dox_core_store.errors import DoxStoreError
 
 __all__ = [
     "FORMAT",
@@ -103,11 +106,20 @@ def mac_number(mac: bytes) -> int:
     return int.from_bytes(mac[:4])
 
 
+class _Keys(NamedTuple):
+    """One state of a ring. Never changed, only replaced: threads use it while it is rotated."""
+
+    keys: dict[int, bytes]
+    mac_keys: dict[int, bytes]
+    newest: int
+
+
 class Ring:
     """The numbered key-encryption keys, opened. New values use the highest number.
 
     ``more`` returns the keys as the store has them now: they are rotated under a running server,
-    which meets a number that it does not know yet.
+    which meets a number that it does not know yet. A key that the store has no longer is kept until
+    `settle`: somebody may still hold what was read before it was rewrapped.
     """
 
     def __init__(
@@ -118,34 +130,51 @@ class Ring:
     ) -> None:
         self.store_id = store_id
         self._more = more
-        self._take(keys)
+        self._contexts: dict[str, bytes] = {}
+        self._now = _opened(keys)
 
     @property
     def numbers(self) -> list[int]:
         """Of the keys it holds, in order."""
-        return sorted(self._keys)
+        return sorted(self._now.keys)
+
+    @property
+    def newest(self) -> int:
+        """The number under which it seals."""
+        return self._now.newest
 
     def refresh(self) -> None:
-        """Take the keys as the store has them now."""
+        """Take the keys that the store has now, beside those that are here."""
         if self._more is not None:
-            self._take(self._more())
+            self._now = _opened({**self._now.keys, **self._more()})
 
-    def _take(self, keys: Mapping[int, bytes]) -> None:
-        self._mac_keys = {number: derive(key, "row-mac") for number, key in keys.items()}
-        self._keys = dict(keys)
-        self.newest = max(keys)  # last: whoever seals meanwhile uses a key that is there
+    def settle(self) -> None:
+        """Take the keys that the store has now, and no others."""
+        if self._more is not None:
+            self._now = _opened(self._more())
 
-    def _knows(self, number: int) -> bool:
-        if number not in self._keys:
-            self.refresh()
-        return number in self._keys
+    def only(self, numbers: Collection[int]) -> Ring:
+        """The keys ``numbers`` alone. Raises `DamagedSealError` if one of them is unknown."""
+        keys = {number: self._knowing(number).keys.get(number) for number in numbers}
+        known = {number: key for number, key in keys.items() if key is not None}
+        if len(known) < len(keys):
+            raise DamagedSealError("a key of the ring is unknown")
+        return Ring(self.store_id, known)
+
+    def _knowing(self, number: int) -> _Keys:
+        """The keys, read again if ``number`` is not among them."""
+        if number not in self._now.keys:
+            # Where they cannot be read, the number stays unknown, and what names it closed.
+            with contextlib.suppress(DoxStoreError):
+                self.refresh()
+        return self._now
 
     def seal(self, plaintext: bytes, binding: Binding) -> bytes:
         """``format || number || wrapped data key || sealed value``, bound to ``binding``."""
-        data_key = os.urandom(KEY_BYTES)
-        header = _HEADER.pack(FORMAT, self.newest)
+        data_key, now = os.urandom(KEY_BYTES), self._now
+        header = _HEADER.pack(FORMAT, now.newest)
         wrapped = seal_box(
-            self._keys[self.newest], data_key, header + associated_data("data-key", *binding)
+            now.keys[now.newest], data_key, header + associated_data("data-key", *binding)
         )
         return header + wrapped + seal_box(data_key, plaintext, associated_data("value", *binding))
 
@@ -154,14 +183,9 @@ class Ring:
         if len(sealed) < _HEADER.size + _WRAPPED_BYTES:
             raise DamagedSealError("too short to be sealed")
         header, rest = sealed[: _HEADER.size], sealed[_HEADER.size :]
-        version, number = _HEADER.unpack(header)
-        if version != FORMAT or not self._knows(number):
-            raise DamagedSealError("sealed in an unknown format or under an unknown key")
-        data_key = open_box(
-            self._keys[number],
-            rest[:_WRAPPED_BYTES],
-            header + associated_data("data-key", *binding),
-        )
+        key = self._key_of(header)
+        context = associated_data("data-key", *binding)
+        data_key = open_box(key, rest[:_WRAPPED_BYTES], header + context)
         return open_box(data_key, rest[_WRAPPED_BYTES:], associated_data("value", *binding))
 
     def rewrap(self, sealed: bytes, binding: Binding) -> bytes:
@@ -172,28 +196,41 @@ class Ring:
         if len(sealed) < _HEADER.size + _WRAPPED_BYTES:
             raise DamagedSealError("too short to be sealed")
         header, rest = sealed[: _HEADER.size], sealed[_HEADER.size :]
-        version, number = _HEADER.unpack(header)
-        if version != FORMAT or not self._knows(number):
-            raise DamagedSealError("sealed in an unknown format or under an unknown key")
+        key, now = self._key_of(header), self._now
         context = associated_data("data-key", *binding)
-        data_key = open_box(self._keys[number], rest[:_WRAPPED_BYTES], header + context)
-        header = _HEADER.pack(FORMAT, self.newest)
-        wrapped = seal_box(self._keys[self.newest], data_key, header + context)
+        data_key = open_box(key, rest[:_WRAPPED_BYTES], header + context)
+        header = _HEADER.pack(FORMAT, now.newest)
+        wrapped = seal_box(now.keys[now.newest], data_key, header + context)
         return header + wrapped + rest[_WRAPPED_BYTES:]
 
     def mac(self, table: str, row: bytes) -> bytes:
         """``number || HMAC-SHA256`` over a row that decides, for storing beside it."""
-        return struct.pack(">I", self.newest) + self._tag(self.newest, table, row)
+        now = self._now
+        return struct.pack(">I", now.newest) + self._tag(now.mac_keys[now.newest], table, row)
 
     def mac_holds(self, table: str, row: bytes, mac: bytes) -> bool:
         """Whether ``mac`` was made by `mac` for this row of this table of this store."""
         if len(mac) != 4 + hashlib.sha256().digest_size:
             return False
-        (number,) = struct.unpack(">I", mac[:4])
-        if not self._knows(number):
-            return False
-        return hmac.compare_digest(mac[4:], self._tag(number, table, row))
+        number = mac_number(mac)
+        key = self._knowing(number).mac_keys.get(number)
+        return key is not None and hmac.compare_digest(mac[4:], self._tag(key, table, row))
 
-    def _tag(self, number: int, table: str, row: bytes) -> bytes:
-        context = associated_data("row", self.store_id, table)
-        return hmac.digest(self._mac_keys[number], context + row, hashlib.sha256)
+    def _key_of(self, header: bytes) -> bytes:
+        """The key-encryption key that ``header`` names."""
+        version, number = _HEADER.unpack(header)
+        key = self._knowing(number).keys.get(number) if version == FORMAT else None
+        if key is None:
+            raise DamagedSealError("sealed in an unknown format or under an unknown key")
+        return key
+
+    def _tag(self, key: bytes, table: str, row: bytes) -> bytes:
+        context = self._contexts.get(table)
+        if context is None:  # made once: this runs for every row that is read
+            context = self._contexts[table] = associated_data("row", self.store_id, table)
+        return hmac.digest(key, context + row, hashlib.sha256)
+
+
+def _opened(keys: Mapping[int, bytes]) -> _Keys:
+    macs = {number: derive(key, "row-mac") for number, key in keys.items()}
+    return _Keys(dict(keys), macs, max(keys))

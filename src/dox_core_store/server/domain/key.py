@@ -1,9 +1,9 @@
 """Keys, versions and their states.
 
-Decides which change of a version's state is legal and who is handed which state. Both are tables;
-nothing else in the code compares states. Numbers only grow; a revoked or destroyed version never
-comes back; a revoked current version is never replaced by the previous one, so the key then has
-no value until a new version is stored.
+Decides which change of a version is legal and who is handed which state. Both are tables, and
+everything else derives from them. Numbers only grow; a revoked or destroyed version never comes
+back; a revoked current version is never replaced by the previous one, so the key then has no value
+until a new version is stored or promoted.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from dox_core_store.sensitive import Sensitive
 __all__ = [
     "BATCH",
     "MAX_VALUE_BYTES",
+    "OUT_OF_USE",
     "READABLE",
     "TRANSITIONS",
     "Act",
@@ -35,6 +36,7 @@ __all__ = [
     "TombstoneRecord",
     "UpkeepRecord",
     "VersionRecord",
+    "check_promotion",
     "check_value",
     "fresh_key",
     "next_state",
@@ -67,6 +69,12 @@ class Act(StrEnum):
     """Another version became current."""
     RETIRE = "retire"
     """Its overlap is over."""
+    ROLL_BACK = "roll back"
+    """Its value becomes a new version's."""
+    EXPIRE = "expire"
+    """Its life ends now."""
+    EXTEND = "extend"
+    """Its life ends at another time."""
     REVOKE = "revoke"
     """It is compromised."""
     DESTROY = "destroy"
@@ -78,6 +86,10 @@ TRANSITIONS: dict[tuple[State, Act], State] = {
     (State.CURRENT, Act.SUPERSEDE): State.PREVIOUS,
     (State.PREVIOUS, Act.SUPERSEDE): State.RETIRED,
     (State.PREVIOUS, Act.RETIRE): State.RETIRED,
+    (State.PREVIOUS, Act.ROLL_BACK): State.PREVIOUS,
+    (State.RETIRED, Act.ROLL_BACK): State.RETIRED,
+    (State.CURRENT, Act.EXPIRE): State.CURRENT,
+    (State.CURRENT, Act.EXTEND): State.CURRENT,
     (State.PENDING, Act.REVOKE): State.REVOKED,
     (State.CURRENT, Act.REVOKE): State.REVOKED,
     (State.PREVIOUS, Act.REVOKE): State.REVOKED,
@@ -88,7 +100,12 @@ TRANSITIONS: dict[tuple[State, Act], State] = {
     (State.REVOKED, Act.DESTROY): State.DESTROYED,
 }
 """Every legal change. What is not here is refused; destroying the current version is not here on
-purpose: revoke it first, so that readers are told why it is gone."""
+purpose: revoke it first, so that readers are told why it is gone. An act that leads to the same
+state changes something else: a time, or another version."""
+
+OUT_OF_USE = (State.RETIRED, State.REVOKED)
+"""States of a version that nobody reads any more although its value is still there: what a key's
+retention is about. Pending, current and previous versions are in use and are kept in any case."""
 
 READABLE: dict[State, frozenset[str]] = {
     State.PENDING: frozenset(),
@@ -108,8 +125,30 @@ def next_state(state: State, act: Act) -> State:
     except KeyError:
         hint = " Revoke it first." if (state, act) == (State.CURRENT, Act.DESTROY) else ""
         raise ConflictError(
-            "illegal_transition", f"A {state} version cannot be {_PAST[act]}.{hint}"
+            "illegal_transition", f"A {state} version cannot {_PASSIVE[act]}.{hint}"
         ) from None
+
+
+def check_promotion(pending: VersionRecord, head: VersionRecord | None, now: datetime) -> None:
+    """Whether ``pending`` may become the current version of a key whose head is ``head``.
+
+    Raises `ConflictError`: ``illegal_transition`` where its state or its end says no,
+    ``version_conflict`` where a newer version is current. After that one was revoked, an older
+    pending version may be promoted: it is what its key has left.
+    """
+    next_state(pending.state, Act.PROMOTE)
+    if head is not None and head.state is State.CURRENT and head.number > pending.number:
+        raise ConflictError(
+            "version_conflict",
+            f"Version {head.number} became current after version {pending.number} was proposed.",
+            actual_version=head.number,
+        )
+    if pending.expires_at is not None and pending.expires_at <= now:
+        raise ConflictError(
+            "illegal_transition",
+            f"Version {pending.number} expired at {pending.expires_at:%Y-%m-%dT%H:%M:%SZ}, before"
+            " it was promoted.",
+        )
 
 
 def refusal(
@@ -149,7 +188,8 @@ def writable_address(
 
 class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One key in one environment. ``head`` names the version that a read without number means:
-    the current one, or the last one that was current if it was revoked since."""
+    the current one, or the last one that was current if it was revoked since. A key without one
+    has nothing but pending versions, and reads as if it were not there."""
 
     key_id: int
     path: str
@@ -167,6 +207,11 @@ class KeyRecord(msgspec.Struct, frozen=True, kw_only=True):
         """The head, where ``committed`` names the imports that took effect: an import of any size
         becomes visible in one short transaction, and its keys are tidied up afterwards."""
         return self.staged_head if self.staged_import in committed else self.head
+
+    @property
+    def is_only_staged(self) -> bool:
+        """Whether there is nothing but what an import brings: without it the key never was."""
+        return self.head is None and self.last_number == int(self.staged_head is not None)
 
 
 def fresh_key(key_id: int, address: KeyAddress, now: datetime) -> KeyRecord:
@@ -232,10 +277,13 @@ class UpkeepRecord(msgspec.Struct, frozen=True, kw_only=True):
     unverified_since: datetime | None = None
 
 
-_PAST = {
-    Act.PROMOTE: "promoted",
-    Act.SUPERSEDE: "superseded",
-    Act.RETIRE: "retired",
-    Act.REVOKE: "revoked",
-    Act.DESTROY: "destroyed",
+_PASSIVE = {
+    Act.PROMOTE: "be promoted",
+    Act.SUPERSEDE: "be superseded",
+    Act.RETIRE: "be retired",
+    Act.ROLL_BACK: "come back",
+    Act.EXPIRE: "be expired",
+    Act.EXTEND: "be extended",
+    Act.REVOKE: "be revoked",
+    Act.DESTROY: "be destroyed",
 }

@@ -21,7 +21,7 @@ from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
 from dox_core_store.server.usecases.registry import Feed, subject
 
-__all__ = ["Grants", "enter_grant"]
+__all__ = ["Grants", "bind_grants", "enter_grant"]
 
 
 class Grants:
@@ -84,10 +84,10 @@ class Grants:
             if grant is None:
                 raise NotFoundError("grant_not_found", f"There is no grant {grant_id[:80]!a}.")
             tx.remove(GrantRecord, grant_id=grant_id)
-            _bind(tx, grant.service)
+            bind_grants(tx, grant.service)
             tx.record(caller, _entry(Action.UNGRANT, grant, reason))
 
-        await self._catalog.write(work)
+        await self._catalog.write(work, urgent=True)
         await self._feed.catch_up()
 
     async def page(
@@ -125,12 +125,12 @@ def enter_grant(
         created_by=caller.name,
     )
     tx.put(grant)
-    _bind(tx, service)
+    bind_grants(tx, service)
     tx.record(caller, _entry(Action.GRANT, grant, reason))
     return grant
 
 
-def _bind(tx: Transaction, service: str) -> None:
+def bind_grants(tx: Transaction, service: str) -> None:
     """Bind the service's row to the grants that it has now."""
     record = tx.get(ServiceRecord, name=service)
     if record is not None:

@@ -36,18 +36,22 @@ from dox_core_store.server.domain.key import (
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction, Vault
+from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.registry import Feed, subject
 
-__all__ = ["MAX_SLICE", "Imports", "ToImport", "settle", "supersede"]
+__all__ = ["ABORTED", "MAX_SLICE", "OPEN", "Imports", "ToImport", "settle", "supersede"]
 
 MAX_SLICE = 200
 """Keys in one slice."""
 
 _STEP = 25
-"""Keys in one transaction: what is written in well under 50 ms, for reads wait meanwhile."""
+"""Keys that are looked up, staged or settled together."""
+
+_HELD_SECONDS = 0.008
+"""After a step that ends behind this, the transaction ends too: reads wait for it meanwhile."""
 
 _IDLE = timedelta(hours=1)
-_SWEEP_KEYS = 20
+_GIVEN_UP_AT_ONCE = 20
 _STANDING = (State.CURRENT, State.PENDING)
 
 OPEN, COMMITTED, ABORTED = "open", "committed", "aborted"
@@ -73,6 +77,7 @@ class Imports:
         catalog: Catalog,
         vault: Vault,
         feed: Feed,
+        retention: Retention,
     ) -> None:
         self._store_id = store_id
         self._default = default_environment
@@ -80,6 +85,7 @@ class Imports:
         self._catalog = catalog
         self._vault = vault
         self._feed = feed
+        self._retention = retention
 
     async def open(self, caller: Caller) -> ImportRecord:
         """Begin an import; one that is idle for an hour is given up."""
@@ -116,26 +122,29 @@ class Imports:
         record = await self._catalog.write(lambda tx: _in_sequence(tx, import_id, sequence))
         if sequence == record.next_sequence - 1:
             return record
-        for at in range(0, len(entries), _STEP):
-            part, last = entries[at : at + _STEP], int(at + _STEP >= len(entries))
+        done = 0
+        while record.next_sequence == sequence:
 
-            def work(
-                tx: Transaction, part: Sequence[ToImport] = part, last: int = last
-            ) -> ImportRecord:
-                staged = [self._stage(tx, caller, import_id, entry) for entry in part]
+            def work(tx: Transaction, begin: int = done) -> tuple[ImportRecord, int]:
+                staged: list[bool | None] = []
+                for at in range(begin, len(entries), _STEP):
+                    staged += self._stage(tx, caller, import_id, entries[at : at + _STEP])
+                    if tx.held_seconds > _HELD_SECONDS:
+                        break
+                done = begin + len(staged)
                 record = _in_sequence(tx, import_id, sequence)
                 record = replace(
                     record,
                     touched_at=tx.now,
-                    next_sequence=sequence + last,
+                    next_sequence=sequence + int(done >= len(entries)),
                     created=record.created + staged.count(True),
                     replaced=record.replaced + staged.count(False),
                     unchanged=record.unchanged + staged.count(None),
                 )
                 tx.put(record)
-                return record
+                return record, done
 
-            record = await self._catalog.write(work)
+            record, done = await self._catalog.write(work)
         return record
 
     async def commit(self, caller: Caller, import_id: str, reason: str | None) -> ImportRecord:
@@ -178,36 +187,83 @@ class Imports:
             tx.put(record)
             return record
 
-        return await self._catalog.write(work)
+        return await self._catalog.write(work, urgent=True)
 
     async def sweep(self) -> None:
         """Write out what committed imports mean for their keys, clear what others left behind;
         some keys a transaction, until nothing is left."""
-        while await self._catalog.write(_sweep):
+        while await self._catalog.write(lambda tx: _sweep(tx, self._retention)):
             await self._feed.catch_up()
 
     def _stage(
-        self, tx: Transaction, caller: Caller, import_id: str, entry: ToImport
-    ) -> bool | None:
-        """Stage one entry: True if the key is new, False if replaced, None if it has the value."""
-        address = writable_address(
-            entry.key_path, tx.environments(), default=self._default, explicit=entry.environment
-        )
-        raw = check_value(entry.value)
-        key = tx.get(KeyRecord, path=address.path, environment=address.environment)
-        if key is not None and key.staged_import == import_id:
-            if self._has(tx, key.staged_head, address, raw):
-                return None  # sent again, after an answer that was lost
-            raise InvalidRequestError("malformed_import", f"{address} stands there twice.")
-        if key is not None and key.staged_import is not None:
-            key = settle(tx, key)
-        if key is None:
-            tx.spell(prefixes(address.path))
-            key = fresh_key(tx.new_key_id(), address, tx.now)
-        elif self._has(tx, key.head, address, raw):
-            return None
+        self, tx: Transaction, caller: Caller, import_id: str, entries: Sequence[ToImport]
+    ) -> list[bool | None]:
+        """Stage ``entries``: for each True if its key is new, False if replaced, None if it has the
+        value."""
+        environments = tx.environments()
+        slots = [
+            (
+                writable_address(
+                    each.key_path, environments, default=self._default, explicit=each.environment
+                ),
+                check_value(each.value),
+            )
+            for each in entries
+        ]
+        keys, versions = _standing(tx, [address for address, _ in slots], import_id)
+        staged: list[bool | None] = []
+        changed: dict[KeyAddress, KeyRecord] = {}
+        added: list[VersionRecord] = []
+        names: list[str] = []
+        for address, raw in slots:
+            key = keys.get(address)
+            if key is not None and key.staged_import == import_id:
+                if self._has(versions.get(key.staged_head), address, raw):
+                    staged.append(None)  # sent again, after an answer that was lost
+                    continue
+                raise InvalidRequestError("malformed_import", f"{address} stands there twice.")
+            if key is not None and key.staged_import is not None:
+                key = settle(tx, key)
+                versions[key.head] = tx.get(VersionRecord, version_id=key.head)
+            if key is None:
+                names += prefixes(address.path)
+                key = fresh_key(tx.new_key_id(), address, tx.now)
+            elif self._has(versions.get(key.head), address, raw):
+                keys[address] = key
+                staged.append(None)
+                continue
+            staged.append(key.head is None)
+            version = self._version(tx, caller, key, address, raw)
+            versions[version.version_id] = version
+            added.append(version)
+            changed[address] = keys[address] = replace(
+                key,
+                last_number=version.number,
+                staged_head=version.version_id,
+                staged_import=import_id,
+            )
+            tx.record(
+                caller,
+                {
+                    "action": Action.PUT,
+                    "key_path": str(address),
+                    "environment": address.environment,
+                    "version": version.number,
+                    "reason": "import",
+                    "correlation_id": import_id,
+                },
+            )
+        tx.spell(names)
+        tx.put_all(list(changed.values()))
+        tx.put_all(added)
+        return staged
+
+    def _version(
+        self, tx: Transaction, caller: Caller, key: KeyRecord, address: KeyAddress, raw: bytes
+    ) -> VersionRecord:
+        """The pending version that is to become the key's current one."""
         version_id = secrets.token_hex(16)
-        version = VersionRecord(
+        return VersionRecord(
             version_id=version_id,
             key_id=key.key_id,
             number=key.last_number + 1,
@@ -218,37 +274,35 @@ class Imports:
             rolled_back_from=None,
             sealed=self._vault.store(Binding(self._store_id, *address, version_id), raw),
         )
-        tx.put(
-            replace(
-                key,
-                last_number=version.number,
-                staged_head=version_id,
-                staged_import=import_id,
-            )
-        )
-        tx.put(version)
-        tx.record(
-            caller,
-            {
-                "action": Action.PUT,
-                "key_path": str(address),
-                "environment": address.environment,
-                "version": version.number,
-                "reason": "import",
-                "correlation_id": import_id,
-            },
-        )
-        return key.head is None
 
-    def _has(
-        self, tx: Transaction, version_id: str | None, address: KeyAddress, raw: bytes
-    ) -> bool:
-        """Whether the version still stands and holds ``raw``."""
-        version = None if version_id is None else tx.get(VersionRecord, version_id=version_id)
+    def _has(self, version: VersionRecord | None, address: KeyAddress, raw: bytes) -> bool:
+        """Whether ``version`` still stands and holds ``raw``."""
         if version is None or version.state not in _STANDING or version.sealed is None:
             return False
         binding = Binding(self._store_id, *address, version.version_id)
         return hmac.compare_digest(self._vault.open(binding, version.sealed), raw)
+
+
+def _standing(
+    tx: Transaction, addresses: Sequence[KeyAddress], import_id: str
+) -> tuple[dict[KeyAddress, KeyRecord], dict[str | None, VersionRecord | None]]:
+    """The keys that are there already, and the versions that this import would replace."""
+    paths: dict[str, list[str]] = {}
+    for address in addresses:
+        paths.setdefault(address.environment, []).append(address.path)
+    keys = {
+        KeyAddress(key.path, key.environment): key
+        for environment, each in paths.items()
+        for key in tx.find_among(KeyRecord, "path", each, environment=environment)
+    }
+    wanted = [k.staged_head if k.staged_import == import_id else k.head for k in keys.values()]
+    versions: dict[str | None, VersionRecord | None] = {
+        version.version_id: version
+        for version in tx.find_among(
+            VersionRecord, "version_id", [each for each in wanted if each is not None]
+        )
+    }
+    return keys, versions
 
 
 def supersede(tx: Transaction, key: KeyRecord) -> None:
@@ -269,39 +323,97 @@ def settle(tx: Transaction, key: KeyRecord) -> KeyRecord:
     staged = tx.get(VersionRecord, version_id=key.staged_head)
     if staged is not None and record is not None and record.status in (COMMITTED, SETTLED):
         supersede(tx, key)
-        tx.put(replace(staged, state=next_state(staged.state, Act.PROMOTE)))
-        key = replace(
-            key, head=staged.version_id, rotated_at=tx.now, staged_head=None, staged_import=None
-        )
+        tx.put(_as_current(staged))
+        key = _promoted(tx, key)
     else:
         if record is not None and record.status == OPEN:
             tx.put(replace(record, conflict=f"{key.path} in {key.environment}"))
         tx.remove(VersionRecord, version_id=key.staged_head)
-        number = key.last_number - 1 if key.head is None else key.last_number
+        number = 0 if key.is_only_staged else key.last_number  # a number is never given out again
         key = replace(key, last_number=number, staged_head=None, staged_import=None)
     tx.put(key)
     return key
 
 
-def _sweep(tx: Transaction) -> bool:
+def _sweep(tx: Transaction, retention: Retention) -> bool:
     """Settle some keys of one ended import; whether there is more to do."""
-    for record in tx.find(ImportRecord, status=OPEN, limit=_SWEEP_KEYS):
+    for record in tx.find(ImportRecord, status=OPEN, limit=_GIVEN_UP_AT_ONCE):
         if tx.now - record.touched_at > _IDLE:
             tx.put(replace(record, status=ABORTED))
     for status, ended in ((COMMITTED, SETTLED), (ABORTED, CLEARED)):
         found = tx.get(ImportRecord, status=status)
         if found is None:
             continue
-        keys = tx.find(KeyRecord, staged_import=found.import_id, limit=_SWEEP_KEYS)
-        for key in keys:
-            left = settle(tx, key)
-            if left.head is None:
-                tx.remove(KeyRecord, key_id=left.key_id)
-                tx.unspell(left.path)
-        if not keys:
-            tx.put(replace(found, status=ended))
+        while keys := tx.find(KeyRecord, staged_import=found.import_id, limit=_STEP):
+            settled = _settle_all(tx, keys, found)
+            if found.status == COMMITTED:
+                retention.after_promotions(tx, _importer(found), settled)
+            for left in settled:
+                if left.is_only_staged:  # and its stage is gone: it never was
+                    tx.remove(KeyRecord, key_id=left.key_id)
+                    tx.unspell(left.path)
+            if tx.held_seconds > _HELD_SECONDS:
+                return True
+        tx.put(replace(found, status=ended))
         return True
     return False
+
+
+def _importer(record: ImportRecord) -> Caller:
+    """Whose doing it is that a version became current."""
+    return Caller(
+        name=record.created_by,
+        roles=(),
+        request_id=f"req_{secrets.token_hex(8)}",
+        ip_address="",
+        user_agent="doxstore",
+        correlation_id=record.import_id,
+    )
+
+
+def _settle_all(
+    tx: Transaction, keys: Sequence[KeyRecord], record: ImportRecord
+) -> list[KeyRecord]:
+    """`settle` for each of ``keys``, which ``record`` has staged; what can be done for many at
+    once is."""
+    ids = [key.staged_head for key in keys] if record.status == COMMITTED else []
+    staged = {each.version_id: each for each in tx.find_among(VersionRecord, "version_id", ids)}
+    promoted, changed, left = [], [], []
+    for key in keys:
+        version = staged.get(key.staged_head or "")
+        if version is None:
+            left.append(settle(tx, key))
+            continue
+        promoted.append(_as_current(version))
+        changed.append(_promoted(tx, key))
+    before = [key.key_id for key in keys if key.head is not None and key.staged_head in staged]
+    tx.put_all(_superseded(tx, before))
+    tx.put_all(promoted)
+    tx.put_all(changed)
+    return left + changed
+
+
+def _as_current(staged: VersionRecord) -> VersionRecord:
+    """``staged`` once its import took effect; one that was buried meanwhile stays so."""
+    if staged.state is not State.PENDING:
+        return staged
+    return replace(staged, state=next_state(staged.state, Act.PROMOTE))
+
+
+def _promoted(tx: Transaction, key: KeyRecord) -> KeyRecord:
+    """``key`` once its staged version is its current one."""
+    return replace(
+        key, head=key.staged_head, rotated_at=tx.now, staged_head=None, staged_import=None
+    )
+
+
+def _superseded(tx: Transaction, key_ids: Sequence[int]) -> list[VersionRecord]:
+    """The current and previous versions of keys, as they are once others became current."""
+    return [
+        replace(version, state=next_state(state, Act.SUPERSEDE))
+        for state in (State.PREVIOUS, State.CURRENT)
+        for version in tx.find_among(VersionRecord, "key_id", key_ids, state=state)
+    ]
 
 
 def _open(tx: Transaction, import_id: str) -> ImportRecord:

@@ -11,7 +11,7 @@ from dox_core_store.key_path import (
 )
 from dox_core_store.server.domain.access import Caller, Permission, require
 from dox_core_store.server.domain.key import VersionRecord
-from dox_core_store.server.ports import Catalog, Found, KeyRow
+from dox_core_store.server.ports import Catalog, KeyRow
 from dox_core_store.server.usecases.registry import Registry
 
 __all__ = ["KeyList"]
@@ -25,22 +25,23 @@ class KeyList:
         self._catalog = catalog
         self._registry = registry
 
-    async def versions(
+    async def one(
         self, caller: Caller, path: str, environment: str | None
-    ) -> tuple[KeyAddress, list[VersionRecord]]:
-        """All versions of a key, by number."""
+    ) -> tuple[KeyRow, list[VersionRecord]]:
+        """A key as lists show it, and all its versions, by number."""
         require(caller.roles, Permission.LIST_KEYS)
         address = parse_address(
             path, self._registry.environments, default=self._default, explicit=environment
         )
-        found: Found | None = None
+        rows: list[KeyRow] = []
         if address.path.partition(".")[0].lower() != RESERVED_PREFIX:
-            found = await self._catalog.version(address, None)
-        if found is None:
+            rows = await self._catalog.keys(*address, None, 1)
+        # Below a path that is no key itself another may stand.
+        if not rows or rows[0].key.path != address.path or not _is_there(rows[0]):
             raise NotFoundError(
                 "key_not_found", f"There is no {address.path} in {address.environment}."
             )
-        return address, await self._catalog.versions(found.key.key_id)
+        return rows[0], await self._catalog.versions(rows[0].key.key_id)
 
     async def page(
         self,
@@ -50,8 +51,9 @@ class KeyList:
         environment: str | None,
         after: KeyAddress | None,
         limit: int,
-    ) -> list[KeyRow]:
-        """A page of keys, without their values."""
+    ) -> tuple[list[KeyRow], KeyAddress | None]:
+        """A page of keys, without their values, and after which key the next one begins. Keys that
+        are nowhere but in an open import are no keys yet."""
         require(caller.roles, Permission.LIST_KEYS)
         declared = self._registry.environments
         if environment is not None and environment not in declared:
@@ -66,4 +68,11 @@ class KeyList:
                     f"The prefix ends in {named}, but the request says {environment}.",
                 )
             environment = environment or named
-        return await self._catalog.keys(prefix, environment, after, limit)
+        rows = await self._catalog.keys(prefix, environment, after, limit)
+        last = rows[-1].key if len(rows) == limit else None
+        more = None if last is None else KeyAddress(last.path, last.environment)
+        return [row for row in rows if _is_there(row)], more
+
+
+def _is_there(row: KeyRow) -> bool:
+    return row.head is not None or not row.key.is_only_staged

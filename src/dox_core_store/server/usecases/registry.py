@@ -32,12 +32,20 @@ __all__ = ["Feed", "KnownService", "Registry", "subject"]
 Record = TypeVar("Record")
 
 _PAGE = 1_000
+_BLOCKS = 20
+"""Blocks of the change feed that are applied before others have a turn: some milliseconds, even
+while an import fills them."""
+
 _STORE = "_store."
 
 
 def subject(kind: str, name: str) -> str:
     """How the ledger names what is not a key: ``_store.services.jules-mcp``."""
     return f"{_STORE}{kind}.{name}"
+
+
+def _nothing() -> None:
+    """What there is to follow where the sealing keys do not change."""
 
 
 class KnownService:
@@ -71,12 +79,14 @@ class Registry:
         key_set: KeySet,
         alarm: Callable[[str, str], None],
         epoch: int = 1,
+        follow_seal: Callable[[], None] = _nothing,
     ) -> None:
         self._catalog = catalog
         self._clock = clock
         self._key_set = key_set
         self._alarm = alarm
         self._epoch = epoch
+        self._follow_seal = follow_seal
         self.unreviewed = needs_review(epoch, None)
         """Whether nothing may be handed out, because nobody has signed this epoch off yet."""
         self.services: dict[str, KnownService] = {}
@@ -100,6 +110,7 @@ class Registry:
         await self._load_signing_keys()
         await self._load_epoch()
         self.environments = frozenset(await self._catalog.environments())
+        self._follow_seal()
 
     def check(self, claims: Claims, now: float) -> KnownService | OperatorRecord:
         """Who the verified ``claims`` speak for, if that still holds at ``now`` (epoch seconds).
@@ -130,6 +141,9 @@ class Registry:
         kind, _, name = change.key_path.removeprefix(_STORE).partition(".")
         if kind == "tokens":
             await self._follow_token(name)
+            return
+        if kind == "seal":
+            self._follow_seal()
             return
         self.revision += 1
         if kind == "services":
@@ -211,7 +225,7 @@ class Feed:
     async def catch_up(self) -> None:
         """Apply what was committed since. Returns with ``applied`` at or past the head at call."""
         async with self._lock:
-            while changes := await self._catalog.changes(self.applied, _PAGE):
+            while changes := await self._catalog.changes(self.applied, _BLOCKS):
                 for change in changes:
                     if not change.key_path.startswith(_STORE):
                         self._forget(change.key_path.removesuffix(f".{change.environment}"))
@@ -220,3 +234,5 @@ class Feed:
                     else:
                         await self._registry.apply(change)
                 self.applied = changes[-1].seq
+                if len(changes) > _BLOCKS:
+                    await asyncio.sleep(0)

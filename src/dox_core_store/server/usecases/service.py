@@ -136,6 +136,7 @@ class Services:
             Action.REVOKE_SERVICE_TOKENS,
             reason,
             lambda _tx, record: replace(record, generation=record.generation + 1),
+            urgent=True,
         )
 
     async def decommission(self, caller: Caller, name: str, reason: str | None) -> ServiceRecord:
@@ -151,7 +152,7 @@ class Services:
                 grants_digest=EMPTY_GRANTS,
             )
 
-        return await self._change(caller, name, Action.DECOMMISSION, reason, end)
+        return await self._change(caller, name, Action.DECOMMISSION, reason, end, urgent=True)
 
     async def page(self, caller: Caller, after: str | None, limit: int) -> list[ServiceRecord]:
         """A page of services, by name."""
@@ -165,6 +166,8 @@ class Services:
         action: Action,
         reason: str | None,
         change: Callable[[Transaction, ServiceRecord], ServiceRecord],
+        *,
+        urgent: bool = False,
     ) -> ServiceRecord:
         def work(tx: Transaction) -> ServiceRecord:
             record = tx.get(ServiceRecord, name=name)
@@ -175,7 +178,7 @@ class Services:
             tx.record(caller, _entry(action, name, reason))
             return record
 
-        record = await self._catalog.write(work)
+        record = await self._catalog.write(work, urgent=urgent)
         await self._feed.catch_up()
         return record
 

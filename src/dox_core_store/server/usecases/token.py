@@ -129,7 +129,7 @@ class Tokens:
                     },
                 )
 
-        await self._catalog.write(work)
+        await self._catalog.write(work, urgent=True)
         await self._feed.catch_up()
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
-from litestar.handlers import HTTPRouteHandler
+from litestar.handlers import ASGIRouteHandler, HTTPRouteHandler
 from litestar.response import Stream
 
 from dox_core_store.errors import (
@@ -36,9 +36,13 @@ Page = Callable[[], Awaitable[tuple[int, str, bytes]]]
 
 
 def build_application(
-    *, routes: Iterable[Route], desk: Desk, pages: Mapping[str, Page]
+    *,
+    routes: Iterable[Route],
+    desk: Desk,
+    pages: Mapping[str, Page],
+    others: Mapping[str, Application] | None = None,
 ) -> Application:
-    """The ASGI application behind the door."""
+    """The ASGI application behind the door. ``others`` own their addresses, by every method."""
 
     def refuse(_request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         return _response(desk.problem(_translated(error)))
@@ -47,6 +51,7 @@ def build_application(
         route_handlers=[
             *(_endpoint(route, desk) for route in routes),
             *(_page(address, page) for address, page in pages.items()),
+            *(_other(address, other) for address, other in (others or {}).items()),
         ],
         exception_handlers={HTTPException: refuse},
         openapi_config=None,
@@ -93,6 +98,13 @@ def _page(address: str, page: Page) -> HTTPRouteHandler:
         return Response(body, status_code=status, media_type=media_type, headers=headers)
 
     return HTTPRouteHandler(address, http_method=HttpMethod.GET, name=f"GET {address}")(handle)
+
+
+def _other(address: str, application: Application) -> ASGIRouteHandler:
+    async def handle(scope: Any, receive: Any, send: Any) -> None:
+        await application(scope, receive, send)
+
+    return ASGIRouteHandler(address, name=address, is_mount=False)(handle)
 
 
 def _response(answered: Answered) -> Response[Any]:

@@ -52,9 +52,12 @@ __all__ = ["Door", "render_key"]
 
 _PREFIX = b"/v1/keys/"
 _BATCH = b"/v1/keys/batch-get"
-_VERSIONS = b"/versions"
-_BEHIND = re.compile(rb"/v1/keys/[^/]+(?:/(?:versions|rollback|revoke|destroy|extend))?")
-"""What under the prefix the framework may answer: writes, and the list of versions."""
+_TOLD = (b"/versions", b"/description")
+_BEHIND = re.compile(
+    rb"/v1/keys/[^/]+(?:/(?:versions|description|describe|propose|promote|rollback|retire|revoke"
+    rb"|destroy|expire|extend))?"
+)
+"""What under the prefix the framework may answer: writes, and what is told without a value."""
 
 _MAX_BATCH = 100
 _MAX_BATCH_BYTES = 64 * 1024
@@ -109,7 +112,7 @@ class Door:
         """What of the door answers this; None leaves it to the framework."""
         if raw == _BATCH:
             return self._batch
-        if method in ("GET", "HEAD") and not raw.endswith(_VERSIONS):
+        if method in ("GET", "HEAD") and not raw.endswith(_TOLD):
             return self._get
         if b"%" in raw or _BEHIND.fullmatch(raw) is None:
             return self._malformed

@@ -1,27 +1,31 @@
-"""Routes on keys, beside the door: writing, listing, versions, imports."""
+"""Routes on keys, beside the door: writing them, ending versions, and what is told of them."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from dox_core_store import wire
 from dox_core_store.errors import InvalidRequestError
 from dox_core_store.key_path import KeyAddress
-from dox_core_store.server.domain.key import ImportRecord
+from dox_core_store.server.domain.key import State, VersionRecord
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import KeyRow
-from dox_core_store.server.usecases.key import Keys, Written
-from dox_core_store.server.usecases.key_import import Imports, ToImport
+from dox_core_store.server.usecases.key import Keys
 from dox_core_store.server.usecases.key_list import KeyList
+from dox_core_store.server.usecases.key_upkeep import Description, KeyUpkeep
+from dox_core_store.server.usecases.key_version import KeyVersions
+from dox_core_store.server.usecases.stored_key import Written
 from dox_core_store.server.web.desk import Call, Reply, Route
 
 __all__ = ["key_routes", "page_limit"]
 
 MAX_PAGE = 500
 DEFAULT_PAGE = 100
+_ONE = "/v1/keys/{key_path:str}"
 _LIMIT = re.compile(r"[1-9][0-9]{0,2}", re.ASCII)
 
 
@@ -34,9 +38,14 @@ def page_limit(call: Call) -> int:
 
 
 def key_routes(
-    keys: Keys, lists: KeyList, imports: Imports, sweep_soon: Callable[[], None]
+    *, keys: Keys, versions: KeyVersions, upkeep: KeyUpkeep, lists: KeyList
 ) -> list[Route]:
-    """The rows for keys and imports; ``sweep_soon`` is told when an import has ended."""
+    """The rows for keys."""
+    return [*_storing(keys), *_ending(versions), *_telling(lists, upkeep)]
+
+
+def _storing(keys: Keys) -> list[Route]:
+    """What makes new versions."""
 
     async def put(call: Call) -> Reply:
         body: wire.PutKeyRequest = call.body
@@ -53,6 +62,36 @@ def key_routes(
         )
         return Reply(_written(written), 201 if written.created else 200)
 
+    async def propose(call: Call) -> Reply:
+        body: wire.ProposeRequest = call.body
+        return Reply(
+            _written(
+                await keys.propose(
+                    call.caller,
+                    call.path["key_path"],
+                    body.value,
+                    environment=body.environment,
+                    expires_at=body.expires_at,
+                    reason=body.reason,
+                )
+            )
+        )
+
+    async def promote(call: Call) -> Reply:
+        body: wire.PromoteRequest = call.body
+        return Reply(
+            _written(
+                await keys.promote(
+                    call.caller,
+                    call.path["key_path"],
+                    version=body.version,
+                    environment=body.environment,
+                    if_version=body.if_version,
+                    reason=body.reason,
+                )
+            )
+        )
+
     async def rollback(call: Call) -> Reply:
         body: wire.RollbackRequest = call.body
         return Reply(
@@ -68,28 +107,45 @@ def key_routes(
             )
         )
 
-    async def revoke(call: Call) -> Reply:
-        body: wire.VersionRequest = call.body
-        return Reply(
-            _written(
-                await keys.revoke(
-                    call.caller,
-                    call.path["key_path"],
-                    version=body.version,
-                    environment=body.environment,
-                    reason=body.reason,
+    return [
+        Route("PUT", _ONE, Action.PUT, "Store a new current version", put,
+              body=wire.PutKeyRequest, answer=wire.KeyWritten, statuses=(200, 201)),
+        Route("POST", f"{_ONE}/propose", Action.PROPOSE, "Store a version that is not current yet",
+              propose, body=wire.ProposeRequest, answer=wire.KeyWritten),
+        Route("POST", f"{_ONE}/promote", Action.PROMOTE, "Make a pending version current",
+              promote, body=wire.PromoteRequest, answer=wire.KeyWritten),
+        Route("POST", f"{_ONE}/rollback", Action.ROLLBACK, "A new version with an earlier value",
+              rollback, body=wire.RollbackRequest, answer=wire.KeyWritten),
+    ]  # fmt: skip
+
+
+def _ending(versions: KeyVersions) -> list[Route]:
+    """What ends versions, and moves their end."""
+
+    def one_version(act: Callable[..., Awaitable[Written]]) -> Callable[[Call], Awaitable[Reply]]:
+        async def handle(call: Call) -> Reply:
+            body: wire.VersionRequest = call.body
+            return Reply(
+                _written(
+                    await act(
+                        call.caller,
+                        call.path["key_path"],
+                        version=body.version,
+                        environment=body.environment,
+                        reason=body.reason,
+                    )
                 )
             )
-        )
 
-    async def destroy(call: Call) -> Reply:
-        body: wire.VersionRequest = call.body
+        return handle
+
+    async def expire(call: Call) -> Reply:
+        body: wire.ExpireRequest = call.body
         return Reply(
             _written(
-                await keys.destroy(
+                await versions.expire(
                     call.caller,
                     call.path["key_path"],
-                    version=body.version,
                     environment=body.environment,
                     reason=body.reason,
                 )
@@ -100,7 +156,7 @@ def key_routes(
         body: wire.ExtendRequest = call.body
         return Reply(
             _written(
-                await keys.extend(
+                await versions.extend(
                     call.caller,
                     call.path["key_path"],
                     body.expires_at,
@@ -110,88 +166,73 @@ def key_routes(
             )
         )
 
-    async def versions(call: Call) -> Reply:
-        _address, found = await lists.versions(
-            call.caller, call.path["key_path"], call.query.get("environment")
-        )
-        return Reply(
-            wire.Page(
-                items=[
-                    wire.KeyVersion(
-                        version=version.number,
-                        version_id=version.version_id,
-                        state=version.state,
-                        created_at=version.created_at,
-                        created_by=version.created_by,
-                        expires_at=version.expires_at,
-                        rolled_back_from=version.rolled_back_from,
-                    )
-                    for version in found
-                ]
-            )
-        )
+    return [
+        Route("POST", f"{_ONE}/retire", Action.RETIRE, "End a previous version's overlap",
+              one_version(versions.retire), body=wire.VersionRequest, answer=wire.KeyWritten),
+        Route("POST", f"{_ONE}/revoke", Action.REVOKE, "Hand a version out nowhere from now on",
+              one_version(versions.revoke), body=wire.VersionRequest, answer=wire.KeyWritten),
+        Route("POST", f"{_ONE}/destroy", Action.DESTROY, "Erase a version's value",
+              one_version(versions.destroy), body=wire.VersionRequest, answer=wire.KeyWritten),
+        Route("POST", f"{_ONE}/expire", Action.EXPIRE, "End the current version's life now",
+              expire, body=wire.ExpireRequest, answer=wire.KeyWritten),
+        Route("POST", f"{_ONE}/extend", Action.EXTEND, "Let the current version live longer",
+              extend, body=wire.ExtendRequest, answer=wire.KeyWritten),
+    ]  # fmt: skip
+
+
+def _telling(lists: KeyList, upkeep: KeyUpkeep) -> list[Route]:
+    """What is told of keys, and what is said of them."""
 
     async def listing(call: Call) -> Reply:
-        limit = page_limit(call)
         cursor = call.query.get("cursor")
-        rows = await lists.page(
+        rows, more = await lists.page(
             call.caller,
             prefix=call.query.get("prefix"),
             environment=call.query.get("environment"),
             after=None if cursor is None else _from_cursor(cursor),
-            limit=limit,
+            limit=page_limit(call),
         )
-        more = _to_cursor(rows[-1]) if len(rows) == limit else None
-        items = [_summary(row) for row in rows if row.head is not None]
-        return Reply(wire.Page(items=items, next_cursor=more))
+        items = [wire.KeySummary(**_summary(row)) for row in rows]
+        return Reply(wire.Page(items=items, next_cursor=None if more is None else _cursor(more)))
 
-    async def open_import(call: Call) -> Reply:
-        return Reply(_import(await imports.open(call.caller)))
-
-    async def add(call: Call) -> Reply:
-        body: wire.ImportRequest = call.body
-        entries = [ToImport(each.key_path, each.environment, each.value) for each in body.entries]
-        return Reply(
-            _import(await imports.add(call.caller, call.path["import_id"], body.sequence, entries))
+    async def listed_versions(call: Call) -> Reply:
+        _row, found = await lists.one(
+            call.caller, call.path["key_path"], call.query.get("environment")
         )
+        return Reply(wire.Page(items=[_version(each) for each in found]))
 
-    async def commit(call: Call) -> Reply:
-        done = await imports.commit(call.caller, call.path["import_id"], call.body.reason)
-        sweep_soon()
-        return Reply(_import(done))
+    async def description(call: Call) -> Reply:
+        return await _described(call, call.path["key_path"], call.query.get("environment"))
 
-    async def abort(call: Call) -> Reply:
-        done = await imports.abort(call.caller, call.path["import_id"])
-        sweep_soon()
-        return Reply(_import(done))
+    async def describe(call: Call) -> Reply:
+        body: wire.DescribeRequest = call.body
+        said = Description(body.owner, body.usage, body.keep_versions, body.verified)
+        address = await upkeep.describe(
+            call.caller,
+            call.path["key_path"],
+            said,
+            environment=body.environment,
+            reason=body.reason,
+        )
+        return await _described(call, *address)
 
-    one, key, version = "/v1/keys/{key_path:str}", wire.KeyWritten, wire.VersionRequest
-    an_import = "/v1/imports/{import_id:str}"
+    async def _described(call: Call, path: str, environment: str | None) -> Reply:
+        row, found = await lists.one(call.caller, path, environment)
+        versions = [_version(each) for each in found]
+        return Reply(wire.KeyDescription(**_summary(row), versions=versions))
+
     return [
         Route("GET", "/v1/keys", Action.LIST, "List keys, without values", listing,
               answer=wire.Page[wire.KeySummary],
               parameters=("prefix", "environment", "cursor", "limit"), is_read=True),
-        Route("PUT", one, Action.PUT, "Store a new current version", put,
-              body=wire.PutKeyRequest, answer=key, statuses=(200, 201)),
-        Route("GET", f"{one}/versions", Action.LIST, "List a key's versions, without values",
-              versions, answer=wire.Page[wire.KeyVersion], parameters=("environment",),
+        Route("GET", f"{_ONE}/versions", Action.LIST, "List a key's versions, without values",
+              listed_versions, answer=wire.Page[wire.KeyVersion], parameters=("environment",),
               is_read=True),
-        Route("POST", f"{one}/rollback", Action.ROLLBACK, "A new version with an earlier value",
-              rollback, body=wire.RollbackRequest, answer=key),
-        Route("POST", f"{one}/revoke", Action.REVOKE, "Hand a version out nowhere from now on",
-              revoke, body=version, answer=key),
-        Route("POST", f"{one}/destroy", Action.DESTROY, "Erase a version's value", destroy,
-              body=version, answer=key),
-        Route("POST", f"{one}/extend", Action.EXTEND, "Let the current version live longer",
-              extend, body=wire.ExtendRequest, answer=key),
-        Route("POST", "/v1/imports", Action.IMPORT, "Begin an import", open_import,
-              answer=wire.ImportResult, statuses=(201,)),
-        Route("POST", f"{an_import}/entries", Action.IMPORT, "Add a slice to an import", add,
-              body=wire.ImportRequest, answer=wire.ImportResult),
-        Route("POST", f"{an_import}/commit", Action.IMPORT, "Make an import visible at once",
-              commit, body=wire.ReasonRequest, answer=wire.ImportResult),
-        Route("POST", f"{an_import}/abort", Action.IMPORT, "Leave nothing of an import", abort,
-              body=wire.ReasonRequest, answer=wire.ImportResult),
+        Route("GET", f"{_ONE}/description", Action.LIST, "All about a key but its values",
+              description, answer=wire.KeyDescription, parameters=("environment",),
+              is_read=True),
+        Route("POST", f"{_ONE}/describe", Action.DESCRIBE, "Say whose a key is and what it keeps",
+              describe, body=wire.DescribeRequest, answer=wire.KeyDescription),
     ]  # fmt: skip
 
 
@@ -208,34 +249,40 @@ def _written(written: Written) -> wire.KeyWritten:
     )
 
 
-def _summary(row: KeyRow) -> wire.KeySummary:
-    return wire.KeySummary(
-        key_path=row.key.path,
-        environment=row.key.environment,
-        version=None if row.head is None else row.head.number,
-        state=None if row.head is None else row.head.state,
-        owner=row.key.owner,
-        usage=row.key.usage,
-        created_at=row.key.created_at,
-        rotated_at=row.key.rotated_at,
-        last_read_at=row.last_read_at,
-        expires_at=None if row.head is None else row.head.expires_at,
+def _version(version: VersionRecord) -> wire.KeyVersion:
+    return wire.KeyVersion(
+        version=version.number,
+        version_id=version.version_id,
+        state=version.state,
+        created_at=version.created_at,
+        created_by=version.created_by,
+        expires_at=version.expires_at,
+        rolled_back_from=version.rolled_back_from,
     )
 
 
-def _import(record: ImportRecord) -> wire.ImportResult:
-    status = {"settled": "committed", "cleared": "aborted"}.get(record.status, record.status)
-    return wire.ImportResult(
-        import_id=record.import_id,
-        status=status,
-        created=record.created,
-        replaced=record.replaced,
-        unchanged=record.unchanged,
-    )
+def _summary(row: KeyRow) -> dict[str, Any]:
+    """The members of a `wire.KeySummary`."""
+    key, head, upkeep = row.key, row.head, row.upkeep
+    pending = State.PENDING if row.proposed else None
+    return {
+        "key_path": key.path,
+        "environment": key.environment,
+        "version": None if head is None else head.number,
+        "state": pending if head is None else head.state,
+        "owner": key.owner,
+        "usage": key.usage,
+        "created_at": key.created_at,
+        "rotated_at": key.rotated_at,
+        "last_read_at": row.last_read_at,
+        "expires_at": None if head is None else head.expires_at,
+        "keep_versions": None if upkeep is None else upkeep.keep_versions,
+        "unverified_since": None if upkeep is None else upkeep.unverified_since,
+    }
 
 
-def _to_cursor(row: KeyRow) -> str:
-    text = f"{row.key.path} {row.key.environment}"
+def _cursor(after: KeyAddress) -> str:
+    text = f"{after.path} {after.environment}"
     return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 

@@ -43,8 +43,10 @@ async def listen(
     shutdown_seconds: int,
     on_reload: Callable[[str], None],
     before_stop: Callable[[], Awaitable[None]],
+    failed: asyncio.Event,
 ) -> None:
-    """Serve ``application`` until SIGTERM or SIGINT; requests under way get ``shutdown_seconds``.
+    """Serve ``application`` until SIGTERM or SIGINT, or until ``failed``; requests under way get
+    ``shutdown_seconds``.
 
     Raises `ConfigurationError` ``bad_setting`` if the address or the certificate is unusable.
     """
@@ -96,6 +98,11 @@ async def listen(
         finally:
             server.stop()
 
+    async def stop_when_failed() -> None:
+        await failed.wait()
+        await stop()
+
+    watch = loop.create_task(stop_when_failed())
     stopping: list[asyncio.Task[None]] = []
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, lambda: stopping.append(loop.create_task(stop())))
@@ -109,6 +116,8 @@ async def listen(
         raise ConfigurationError(
             "bad_setting", f"Cannot listen on {host}:{port}: {error}."
         ) from error
+    finally:
+        watch.cancel()
 
 
 def refuse_taken_port(host: str, port: int) -> None:

@@ -33,6 +33,7 @@ def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     """The whole document, as plain data."""
     rows = list(routes)
     types: list[Any] = [wire.Problem, wire.KeyValue, wire.BatchRequest, wire.Batch, wire.Health]
+    types += [wire.SealStatus, wire.UnsealRequest, wire.Unsealing]
     types += [kind for route in rows for kind in (route.body, route.answer) if kind is not None]
     references, components = msgspec.json.schema_components(
         types, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
@@ -42,6 +43,7 @@ def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     for route in rows:
         address = _PARAMETER.sub(r"{\1}", route.address)
         paths.setdefault(address, {})[route.method.lower()] = _operation(route, schemas)
+    paths |= _seal(schemas)
     health = schemas[str(wire.Health)]
     for address, summary in (("/v1/health", "The process answers"), ("/v1/ready", "It may serve")):
         paths[address] = {"get": {
@@ -87,6 +89,27 @@ def _door(schemas: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "requestBody": asked,
             "responses": {"200": _json("A key or a problem for each", batch),
                           **_problems("400", "401", "413", "429", "503")},
+        }},
+    }  # fmt: skip
+
+
+def _seal(schemas: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    status, entered = schemas[str(wire.SealStatus)], schemas[str(wire.Unsealing)]
+    entry = {"application/json": {"schema": schemas[str(wire.UnsealRequest)]}}
+    return {
+        "/v1/seal": {"get": {
+            "operationId": "get_v1_seal",
+            "summary": "Whether the store is sealed, and what would open it",
+            "security": [],
+            "responses": {"200": _json("The seal's state", status)},
+        }},
+        "/v1/seal/unseal": {"post": {
+            "operationId": "post_v1_seal_unseal",
+            "summary": "Enter a share or a passphrase in the ceremony that opens the store",
+            "security": [],
+            "requestBody": {"required": True, "content": entry},
+            "responses": {"200": _json("How far it is", entered),
+                          **_problems("400", "403", "404", "409", "413", "503")},
         }},
     }  # fmt: skip
 

@@ -2,7 +2,8 @@
 
 Several ways may be at hand (a key file and a key service), and several slots of a kind. Each is
 offered in turn; what keeps one from being offered is not an error as long as another opens. Where
-none does, the error is of the way that is worth trying again, else of the first.
+none does, the error says of each what was wrong; its code is that of a way that is worth trying
+again, else of the first.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ class Unlocking:
                 yield slot, key
             if offered:
                 refusals.append(error_for(*_OPENS_NONE[holder.kind]))
-        raise _worth_most(refusals) or _no_way(slots)
+        kinds = {holder.kind for holder in self._holders}
+        raise _worth_most(refusals, [s for s in slots if s.kind not in kinds]) or _no_way(slots)
 
 
 def new_slot(holder: SlotHolder, store_id: str, *, label: str | None) -> NewSlot:
@@ -63,15 +65,24 @@ def new_slot(holder: SlotHolder, store_id: str, *, label: str | None) -> NewSlot
     return NewSlot(slot_id, holder.kind, parameters, key, label)
 
 
-def _worth_most(refusals: Sequence[DoxStoreError]) -> DoxStoreError | None:
+def _worth_most(refusals: Sequence[DoxStoreError], untried: Sequence[Slot]) -> DoxStoreError | None:
+    if not refusals:
+        return None
     again = [each for each in refusals if isinstance(each, StoreUnavailableError)]
-    return next(iter(again or refusals), None)
+    first = (again or refusals)[0]
+    details = dict.fromkeys(each.detail for each in (first, *refusals))
+    if untried:
+        details[f"Not tried, as nothing was given for it: {_kinds(untried)}."] = None
+    return error_for(first.code, " ".join(details))
 
 
 def _no_way(slots: Sequence[Slot]) -> ConfigurationError:
     if not slots:
         return ConfigurationError("store_damaged", "The store has no slot that could open it.")
-    kinds = ", ".join(sorted({slot.kind for slot in slots}))
     return ConfigurationError(
-        "slot_needed", f"What was given opens no kind of slot that there is ({kinds})."
+        "slot_needed", f"What was given opens no kind of slot that there is ({_kinds(slots)})."
     )
+
+
+def _kinds(slots: Sequence[Slot]) -> str:
+    return ", ".join(sorted({slot.kind for slot in slots}))

@@ -7,16 +7,23 @@ root key is `slots`, a new key-encryption key is `rekey`.
 
 from __future__ import annotations
 
+import hmac
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
 
-from dox_core_store.errors import ConfigurationError, InternalError
+from dox_core_store.errors import (
+    ConfigurationError,
+    InternalError,
+    StoreUnavailableError,
+    error_for,
+)
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.domain.envelope import (
     KEY_BYTES,
@@ -37,6 +44,7 @@ __all__ = [
     "Opened",
     "Unlock",
     "create_custody",
+    "current_root",
     "new_store_id",
     "open_custody",
     "open_ring",
@@ -120,19 +128,22 @@ def open_custody(connection: sa.Connection, engine: sa.Engine, unlock: Unlock) -
 
     Raises what ``unlock`` raises, or `ConfigurationError` ``store_damaged``.
     """
-    store = connection.execute(
-        sa.select(
-            tables.store.c.store_id,
-            tables.store.c.default_environment,
-            tables.store.c.epoch,
-            tables.store.c.root_check,
-        )
-    ).one()
-    slots = read_slots(connection)
+    with _snapshot(connection):
+        store = connection.execute(
+            sa.select(
+                tables.store.c.store_id,
+                tables.store.c.default_environment,
+                tables.store.c.epoch,
+                tables.store.c.root_check,
+            )
+        ).one()
+        slots = read_slots(connection)
     unlocked = open_root(unlock(store.store_id, slots), store.store_id, store.root_check)
     if unlocked is None:
         raise ConfigurationError("wrong_key_file", "Nothing that was given opens this store.")
-    keys = open_ring(connection, unlocked.root, store.store_id)
+    with _snapshot(connection):  # another one: a person may have been asked, for hours
+        unlocked = unlocked._replace(root=current_root(connection, store.store_id, unlocked))
+        keys = open_ring(connection, unlocked.root, store.store_id)
     return Opened(
         store_id=store.store_id,
         default_environment=store.default_environment,
@@ -193,22 +204,52 @@ def seal_ring_key(root: bytes, key: bytes, store_id: str, number: int) -> bytes:
     return seal_box(derive(root, "ring"), key, associated_data("ring", store_id, str(number)))
 
 
+def current_root(connection: sa.Connection, store_id: str, unlocked: UnlockedRoot) -> bytes:
+    """The root key as the store has it now, for who opened it earlier: by the same slot, whose own
+    key does not change with the root key. Where that slot is gone, the root key as it was, if it
+    is the same still; raises ``rekey_blocked`` if not. Inside the caller's transaction."""
+    check = connection.execute(sa.select(tables.store.c.root_check)).scalar_one()
+    slots = [slot for slot in read_slots(connection) if slot.slot_id == unlocked.slot.slot_id]
+    again = open_root(((slot, unlocked.slot_key) for slot in slots), store_id, check)
+    if again is not None:
+        return again.root
+    if hmac.compare_digest(root_check(unlocked.root, store_id), check):
+        return unlocked.root
+    raise error_for(
+        "rekey_blocked",
+        f"The root key has changed, and slot {unlocked.slot.slot_id}, which opened the store here,"
+        " is gone.",
+    )
+
+
 def _follow(
     engine: sa.Engine, store_id: str, unlocked: UnlockedRoot
 ) -> Callable[[], Mapping[int, bytes]]:
-    """How a running process reads the ring again: by the slot that opened it, for the root key may
-    have changed since, and a slot's own key does not. Where that slot is gone, by the root key."""
+    """How a running process reads the ring again, whatever became of the root key since."""
+    known = unlocked
 
     def read() -> Mapping[int, bytes]:
-        with engine.connect() as connection:
-            check = connection.execute(sa.select(tables.store.c.root_check)).scalar_one()
-            slots = [s for s in read_slots(connection) if s.slot_id == unlocked.slot.slot_id]
-            offered = ((slot, unlocked.slot_key) for slot in slots)
-            again = open_root(offered, store_id, check)
-            root = unlocked.root if again is None else again.root
-            return open_ring(connection, root, store_id)
+        nonlocal known
+        try:
+            with engine.connect() as connection, _snapshot(connection):
+                known = known._replace(root=current_root(connection, store_id, known))
+                return open_ring(connection, known.root, store_id)
+        except sa.exc.DBAPIError as error:
+            raise StoreUnavailableError(
+                "ledger_unavailable", f"The sealing keys cannot be read: {error.orig}."
+            ) from error
 
     return read
+
+
+@contextmanager
+def _snapshot(connection: sa.Connection) -> Iterator[None]:
+    """One state of the store for several queries: the root key may be changed between two."""
+    connection.exec_driver_sql("SAVEPOINT custody")  # also where the caller is in a transaction
+    try:
+        yield
+    finally:
+        connection.exec_driver_sql("RELEASE custody")
 
 
 class EmbeddedVault:

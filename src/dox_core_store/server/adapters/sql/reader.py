@@ -1,18 +1,34 @@
-"""Reading the catalog: queries that any thread may run on a connection of its own."""
+"""Reading the catalog: queries that any thread may run on a connection of its own.
+
+A key and the version that is asked for come in one statement, and a page of keys is a range of an
+index: neither costs more in a store of a million keys. Between the commit of an import and the
+moment its keys are tidied up, their rows say less than what holds; here they are read as they will
+be then.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from msgspec.structs import replace
 
-from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress
-from dox_core_store.server.adapters.sql import tables
-from dox_core_store.server.adapters.sql.transaction import RecordReader
+from dox_core_store.key_path import KeyAddress
+from dox_core_store.server.adapters.sql import key_queries, tables
+from dox_core_store.server.adapters.sql.driver import Driver
+from dox_core_store.server.adapters.sql.records import RecordReader, instant
 from dox_core_store.server.domain.access import TokenRecord
-from dox_core_store.server.domain.key import ImportRecord, KeyRecord, State, VersionRecord
+from dox_core_store.server.domain.key import (
+    Act,
+    ImportRecord,
+    KeyRecord,
+    State,
+    UpkeepRecord,
+    VersionRecord,
+    next_state,
+)
 from dox_core_store.server.domain.ledger import parse_canonical
 from dox_core_store.server.ports import Change, Found, KeyRow
 
@@ -28,74 +44,61 @@ class SqlReader:
 
     def __init__(self, *, connection: sa.Connection, records: RecordReader) -> None:
         self._connection = connection
+        self._driver = Driver(connection)
         self._records = records
 
     def version(self, address: KeyAddress, number: int | None) -> Found | None:
-        key = self._one(KeyRecord, path=address.path, environment=address.environment)
+        dialect = self._driver.dialect
+        rows = (
+            self._driver.rows(key_queries.head(dialect), address)
+            if number is None
+            else self._driver.rows(key_queries.numbered(dialect), (number, *address))
+        )
+        key = self._records.read(KeyRecord, rows[0]) if rows else None
         if key is None:
             return None
-        if number is not None:
-            found = self._one(VersionRecord, key_id=key.key_id, number=number)
-        else:
-            head = key.settled_head(self._committed(key))
-            found = self._one(VersionRecord, version_id=head) if head is not None else None
-        if found is None:
-            return None
-        if found.version_id == key.staged_head:
-            if key.staged_import not in self._committed(key):
-                return None  # an import that has not taken effect: nobody sees its versions
-            found = _as_current(found)
-        return Found(key, found)
+        found = self._joined(rows[0])
+        if key.staged_head is not None:
+            found = self._settled(key, found, number)
+        return None if found is None else Found(key, found)
 
     def keys(
         self, prefix: str | None, environment: str | None, after: KeyAddress | None, limit: int
     ) -> list[KeyRow]:
-        key, read = tables.key.c, tables.key_read.c
-        query = (
-            sa.select(tables.key, read.last_read_at)
-            .outerjoin(
-                tables.key_read, (read.path == key.path) & (read.environment == key.environment)
-            )
-            .where(~_under(key.path, RESERVED_PREFIX))
-            .order_by(key.path, key.environment)
-            .limit(limit)
-        )
-        if prefix is not None:
-            query = query.where(_under(key.path, prefix))
-        if environment is not None:
-            query = query.where(key.environment == environment)
-        if after is not None:
-            query = query.where(sa.tuple_(key.path, key.environment) > sa.tuple_(*after))
-        rows = []
-        for row in self._connection.execute(query).mappings().all():
-            record = self._records.record(KeyRecord, row)
-            if record is None:
-                continue
-            head = record.settled_head(self._committed(record))
-            version = self._one(VersionRecord, version_id=head) if head is not None else None
-            if version is not None and head == record.staged_head:
-                version = _as_current(version)
-            rows.append(KeyRow(record, version, row["last_read_at"]))
-        return rows
+        found: list[KeyRow] = []
+        for stretch in key_queries.stretches(prefix, environment, after):
+            text = key_queries.page(self._driver.dialect, stretch.shape)
+            wanted = limit - len(found)
+            rows = self._driver.rows(text, (*stretch.parameters, wanted))
+            found += self._described(list(self._rows(rows)))
+            if len(rows) == wanted:  # there may be more, also where a row did not count
+                if len(found) < limit:
+                    last = key_queries.address(rows[-1])
+                    found += self.keys(prefix, environment, last, limit - len(found))
+                break
+        return found
 
     def page(self, kind: type[Record], after: str | None, limit: int, **where: Any) -> list[Record]:
-        table = tables.RECORDS[kind]
-        (identity,) = table.primary_key.columns
-        query = sa.select(table).order_by(identity).limit(limit)
-        query = query.where(*(table.c[name] == value for name, value in where.items()))
-        if after is not None:
-            query = query.where(identity > after)
-        return self._read(kind, query)
+        return self._records.read_all(kind, self._driver.find(kind, where, limit, after))
 
     def versions(self, key_id: int) -> list[VersionRecord]:
-        table = tables.version
-        query = sa.select(table).where(table.c.key_id == key_id).order_by(table.c.number)
-        return self._read(VersionRecord, query)
+        versions = self._records.read_all(
+            VersionRecord, self._driver.find(VersionRecord, {"key_id": key_id})
+        )
+        key = self._one(KeyRecord, key_id=key_id)
+        if key is not None and key.staged_head is not None:
+            versions = (
+                [_superseding(key, version) for version in versions]
+                if self._is_settled(key)
+                else [each for each in versions if each.version_id != key.staged_head]
+            )
+        return sorted(versions, key=lambda version: version.number)
 
     def live_tokens(self, now: datetime) -> set[str]:
-        token = tables.token.c
-        query = sa.select(tables.token).where(token.revoked_at.is_(None), token.expires_at > now)
-        return {record.token_id for record in self._read(TokenRecord, query)}
+        rows = self._driver.rows(
+            key_queries.live_tokens(self._driver.dialect), (tables.Instant.microseconds(now),)
+        )
+        return {record.token_id for record in self._records.read_all(TokenRecord, rows)}
 
     def environments(self) -> list[str]:
         name = tables.environment.c.name
@@ -107,46 +110,94 @@ class SqlReader:
         return int(self._connection.execute(query).scalar_one())
 
     def changes(self, after: int, limit: int) -> list[Change]:
-        block = tables.ledger_block.c
-        query = (
-            sa.select(block.body)
-            .where(tables.FEED, block.stream == self._records.changes, block.last_seq > after)
-            .order_by(block.last_seq)
-            .limit(limit)
+        rows = self._driver.rows(
+            key_queries.changes(self._driver.dialect), (self._records.changes, after, limit)
         )
         found = []
-        for body in self._connection.execute(query).scalars():
+        for (body,) in rows:
             for line in body.split(b"\n"):
                 entry, seq, _stream = parse_canonical(line)
                 if seq > after:
                     found.append(Change(seq, entry.action, entry.key_path, entry.environment))
         return found
 
-    def _committed(self, key: KeyRecord) -> frozenset[str]:
-        """The key's staging import, if that import took effect."""
+    def _rows(self, rows: list[tuple[Any, ...]]) -> Iterator[KeyRow]:
+        """A page's rows; an import that many of them wait for is looked at once."""
+        took_effect: dict[str, bool] = {}
+        for row in rows:
+            key = self._records.read(KeyRecord, row)
+            if key is None:
+                continue
+            head = self._joined(row)
+            if key.staged_import is not None:
+                if key.staged_import not in took_effect:
+                    took_effect[key.staged_import] = self._is_settled(key)
+                if took_effect[key.staged_import]:
+                    head = self._staged(key)
+            at = row[key_queries.LAST_READ]
+            yield KeyRow(key, head, None if at is None else instant(at))
+
+    def _described(self, rows: list[KeyRow]) -> list[KeyRow]:
+        """``rows`` with what is said of their keys beside their versions."""
+        ids = [row.key.key_id for row in rows]
+        upkeep = {each.key_id: each for each in self._among(UpkeepRecord, ids)}
+        bare = {
+            row.key.key_id: row.key.staged_head
+            for row in rows
+            if row.head is None and not row.key.is_only_staged
+        }
+        proposed = {
+            each.key_id
+            for each in self._among(VersionRecord, bare, state=State.PENDING)
+            if each.version_id != bare[each.key_id]
+        }
+        return [
+            row._replace(upkeep=upkeep.get(key_id), proposed=key_id in proposed)
+            for key_id, row in zip(ids, rows, strict=True)
+        ]
+
+    def _among(self, kind: type[Record], ids: Iterable[int], **where: Any) -> list[Record]:
+        return self._records.read_all(
+            kind, self._driver.find_among(kind, "key_id", list(ids), where)
+        )
+
+    def _joined(self, row: tuple[Any, ...]) -> VersionRecord | None:
+        """The version that stands behind the key in ``row``, if there is one."""
+        joined = row[key_queries.VERSION :]
+        return None if joined[0] is None else self._records.read(VersionRecord, joined)
+
+    def _settled(
+        self, key: KeyRecord, found: VersionRecord | None, number: int | None
+    ) -> VersionRecord | None:
+        """What ``found`` is, where an import has staged another version of its key."""
+        if not self._is_settled(key):
+            # An import that has not taken effect: nobody sees its versions.
+            return None if found is not None and found.version_id == key.staged_head else found
+        if number is None:
+            return self._staged(key)
+        return None if found is None else _superseding(key, found)
+
+    def _staged(self, key: KeyRecord) -> VersionRecord | None:
+        staged = self._one(VersionRecord, version_id=key.staged_head)
+        return None if staged is None else _superseding(key, staged)
+
+    def _is_settled(self, key: KeyRecord) -> bool:
+        """Whether the import that has staged a version of ``key`` took effect."""
         if key.staged_import is None:
-            return frozenset()
+            return False
         found = self._one(ImportRecord, import_id=key.staged_import)
-        done = found is not None and found.status in _TOOK_EFFECT
-        return frozenset({key.staged_import}) if done else frozenset()
+        return found is not None and found.status in _TOOK_EFFECT
 
     def _one(self, kind: type[Record], **where: Any) -> Record | None:
-        table = tables.RECORDS[kind]
-        query = sa.select(table).where(*(table.c[name] == where[name] for name in where))
-        row = self._connection.execute(query).mappings().first()
-        return None if row is None else self._records.record(kind, row)
-
-    def _read(self, kind: type[Record], query: sa.Select[Any]) -> list[Record]:
-        rows = self._connection.execute(query).mappings().all()
-        records = (self._records.record(kind, row) for row in rows)
-        return [record for record in records if record is not None]
+        rows = self._driver.find(kind, where, 1)
+        return self._records.read(kind, rows[0]) if rows else None
 
 
-def _as_current(version: VersionRecord) -> VersionRecord:
-    """A staged version of an import that took effect, before it was tidied up."""
-    return replace(version, state=State.CURRENT)
-
-
-def _under(column: Any, prefix: str) -> sa.ColumnElement[bool]:
-    """``prefix`` itself or below it, as ranges that an index serves ("/" follows ".")."""
-    return sa.or_(column == prefix, sa.and_(column > f"{prefix}.", column < f"{prefix}/"))
+def _superseding(key: KeyRecord, version: VersionRecord) -> VersionRecord:
+    """``version`` as it will be once the staged one of its key is tidied up as current."""
+    if version.version_id == key.staged_head:
+        is_pending = version.state is State.PENDING
+        return replace(version, state=State.CURRENT) if is_pending else version
+    if version.state in (State.CURRENT, State.PREVIOUS):
+        return replace(version, state=next_state(version.state, Act.SUPERSEDE))
+    return version

@@ -8,6 +8,7 @@ second of traffic a CHECKPOINT enters: an Ed25519 signature over the heads of al
 from __future__ import annotations
 
 import base64
+import contextlib
 import secrets
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -66,8 +67,9 @@ class LedgerStream:
     def name(self) -> str:
         return self._chain.stream
 
-    def open(self, connection: sa.Connection) -> None:
-        """Close what dead processes left open, then open ours, in one transaction."""
+    def open(self, connection: sa.Connection, reason: str | None = None) -> None:
+        """Close what dead processes left open, then open ours, in one transaction. ``reason``
+        enters the OPEN entry."""
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         try:
             for chain in self._orphans(connection):
@@ -77,10 +79,13 @@ class LedgerStream:
                     stream=self.name, opened_at=self._clock.now(), last_seq=0, head=self._chain.head
                 )
             )
-            self._chain = self._write(connection, self._chain, [self._entry(Action.OPEN, None)])
+            opening = [self._entry(Action.OPEN, reason)]
+            chain = self._write(connection, self._chain, opening)
             connection.exec_driver_sql("COMMIT")
+            self._chain = chain
         except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
+            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+                connection.exec_driver_sql("ROLLBACK")
             raise
 
     def append(
@@ -117,7 +122,8 @@ class LedgerStream:
             self._close(connection, self._chain, None)
             connection.exec_driver_sql("COMMIT")
         except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
+            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+                connection.exec_driver_sql("ROLLBACK")
             raise
 
     def _orphans(self, connection: sa.Connection) -> list[Chain]:

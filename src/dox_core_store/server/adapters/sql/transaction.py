@@ -1,39 +1,31 @@
 """The `Transaction` port over a SQLAlchemy connection.
 
-Generic over the domain's records: a record's fields are its table's columns. A MAC under a key from
-the ring covers every field but the sealed value, which authenticates itself; a row whose MAC does
-not hold counts as absent and is reported.
+Generic over the domain's records: see `records` for how they stand in their tables, and `driver`
+for how statements run. What many keys need, many records at once have: an import is as fast as its
+statements are few.
 """
 
 from __future__ import annotations
 
-import functools
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from dox_core_store.errors import ConflictError
 from dox_core_store.key_path import fold, prefixes
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.custody_event import note_event
+from dox_core_store.server.adapters.sql.driver import Driver
+from dox_core_store.server.adapters.sql.records import RecordReader
 from dox_core_store.server.domain.access import Caller
-from dox_core_store.server.domain.envelope import Ring
-from dox_core_store.server.domain.ledger import CHANGES, Chain, Entry, Status
+from dox_core_store.server.domain.ledger import Chain, Entry, Status
 
 __all__ = ["RecordReader", "SqlTransaction", "timestamp"]
 
 Record = TypeVar("Record")
-
-_UNMACCED = frozenset({"sealed", "mac"})
-_encode = msgspec.json.Encoder().encode
-_INSERTS: dict[str, Callable[[sa.Table], Any]] = {
-    "sqlite": sqlite.insert,
-    "postgresql": postgresql.insert,
-}
-"""The one statement that SQL has no common word for; both dialects say it alike."""
 
 
 def timestamp(instant: datetime) -> str:
@@ -41,45 +33,24 @@ def timestamp(instant: datetime) -> str:
     return instant.strftime("%Y-%m-%dT%H:%M:%S.") + f"{instant.microsecond // 1000:03d}Z"
 
 
-class RecordReader:
-    """Turns rows into records and back, checking and making MACs. ``changes`` is the name of the
-    stream that takes this epoch's mutations."""
-
-    def __init__(
-        self, *, ring: Ring, alarm: Callable[[str, str], None], changes: str = CHANGES
-    ) -> None:
-        self._ring = ring
-        self._alarm = alarm
-        self.changes = changes
-
-    def record(self, kind: type[Record], row: sa.RowMapping) -> Record | None:
-        """The record in ``row``; None, and an alarm, if its MAC does not hold."""
-        fields = {name: row[name] for name in kind.__struct_fields__}  # type: ignore[attr-defined]
-        table = tables.RECORDS[kind].name
-        if not self._ring.mac_holds(table, _maced(fields), row["mac"]):
-            identity = tables.RECORDS[kind].primary_key.columns.keys()[0]
-            self._alarm(table, str(row[identity]))
-            return None
-        return msgspec.convert(fields, kind, strict=False)
-
-    def row(self, record: Any) -> dict[str, Any]:
-        """The columns of ``record``, with their MAC."""
-        fields = {name: getattr(record, name) for name in record.__struct_fields__}
-        table = tables.RECORDS[type(record)].name
-        return {**fields, "mac": self._ring.mac(table, _maced(fields))}
-
-
-def _maced(fields: Mapping[str, Any]) -> bytes:
-    return _encode([[name, value] for name, value in fields.items() if name not in _UNMACCED])
-
-
 class SqlTransaction:
     """See the port. Lives for one transaction, in the writer's thread."""
 
-    def __init__(self, *, connection: sa.Connection, reader: RecordReader, now: datetime) -> None:
+    def __init__(
+        self,
+        *,
+        connection: sa.Connection,
+        reader: RecordReader,
+        now: datetime,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._connection = connection
+        self._driver = Driver(connection)
         self._reader = reader
         self._now = now
+        self._stamp = timestamp(now)
+        self._monotonic = monotonic
+        self._began = monotonic()
         self._entries: list[Entry] = []
         self._spelled: dict[str, str] = {}
         self._environments: frozenset[str] | None = None
@@ -89,27 +60,38 @@ class SqlTransaction:
     def now(self) -> datetime:
         return self._now
 
+    @property
+    def held_seconds(self) -> float:
+        return self._monotonic() - self._began
+
     def get(self, kind: type[Record], **where: Any) -> Record | None:
         found = self.find(kind, limit=1, **where)
         return found[0] if found else None
 
     def find(self, kind: type[Record], *, limit: int | None = None, **where: Any) -> list[Record]:
-        table = tables.RECORDS[kind]
-        query = sa.select(table).where(*_equals(table, where)).order_by(*table.primary_key)
-        if limit is not None:
-            query = query.limit(limit)
-        rows = self._connection.execute(query).mappings()
-        records = (self._reader.record(kind, row) for row in rows)
-        return [record for record in records if record is not None]
+        return _as_asked(self._reader.read_all(kind, self._driver.find(kind, where, limit)), where)
+
+    def find_among(
+        self, kind: type[Record], name: str, values: Sequence[Any], **where: Any
+    ) -> list[Record]:
+        found = self._reader.read_all(kind, self._driver.find_among(kind, name, values, where))
+        return _as_asked(found, where)
+
+    def latest(
+        self, kind: type[Record], by: str, *, limit: int, skip: int = 0, **where: Any
+    ) -> list[Record]:
+        found = self._reader.read_all(kind, self._driver.latest(kind, by, where, skip, limit))
+        return _as_asked(found, where)
 
     def put(self, record: Any) -> None:
-        table = tables.RECORDS[type(record)]
-        row = self._reader.row(record)
-        self._connection.execute(_upsert(self._connection.dialect.name, table), row)
+        self._driver.put(type(record), [self._reader.write(record)])
+
+    def put_all(self, records: Sequence[Any]) -> None:
+        if records:
+            self._driver.put(type(records[0]), [self._reader.write(each) for each in records])
 
     def remove(self, kind: type[Any], **where: Any) -> None:
-        table = tables.RECORDS[kind]
-        self._connection.execute(sa.delete(table).where(*_equals(table, where)))
+        self._driver.remove(kind, where)
 
     def new_key_id(self) -> int:
         if self._last_key_id is None:
@@ -138,25 +120,20 @@ class SqlTransaction:
         self._environments = None
 
     def spell(self, names: Sequence[str]) -> None:
-        asked = {fold(name): name for name in names}
-        unseen = [folded for folded in asked if folded not in self._spelled]
-        if unseen:
-            query = sa.select(tables.spelling).where(tables.spelling.c.folded.in_(unseen))
-            self._spelled.update(
-                {row.folded: row.spelled for row in self._connection.execute(query)}
-            )
-        rows = []
-        for folded, name in asked.items():
-            spelled = self._spelled.get(folded)
+        folded = {name: fold(name) for name in names}
+        unseen = [each for each in dict.fromkeys(folded.values()) if each not in self._spelled]
+        self._spelled.update(self._driver.among(tables.spelling, "folded", unseen))
+        fresh = []
+        for name, each in folded.items():
+            spelled = self._spelled.get(each)
             if spelled is None:
-                rows.append({"folded": folded, "spelled": name})
-                self._spelled[folded] = name
+                self._spelled[each] = name
+                fresh.append((each, name))
             elif spelled != name:
                 raise ConflictError(
                     "case_collision", f"{name} differs from the stored {spelled} only in case."
                 )
-        if rows:
-            self._connection.execute(sa.insert(tables.spelling), rows)
+        self._driver.insert(tables.spelling, fresh)
 
     def unspell(self, path: str) -> None:
         for name in reversed(prefixes(path)):
@@ -171,10 +148,19 @@ class SqlTransaction:
             )
             self._spelled.pop(fold(name), None)
 
+    def note(self, name: str, detail: Mapping[str, Any]) -> None:
+        note_event(self._connection, name, self._now, detail)
+
+    def keep_up(self) -> None:
+        """Seal and make MACs under the newest key from here on: as soon as there is a new one,
+        nothing may be written under another. Raises `DoxStoreError` where it cannot be opened."""
+        ((newest,),) = self._driver.rows("SELECT max(number) FROM seal_ring", ())
+        self._reader.keep_up(newest)
+
     def record(self, caller: Caller, entry: Mapping[str, Any]) -> None:
         self._entries.append(
             Entry(
-                timestamp=timestamp(self._now),
+                timestamp=self._stamp,
                 service_name=caller.name,
                 request_id=caller.request_id,
                 ip_address=caller.ip_address,
@@ -216,16 +202,11 @@ class SqlTransaction:
         return block_id, self._entries
 
 
-@functools.cache
-def _upsert(dialect: str, table: sa.Table) -> Any:
-    """Insert a row, or replace the one with its primary key. Built once: making the statement costs
-    more than running it."""
-    insert = _INSERTS[dialect](table)
-    identity = table.primary_key.columns.keys()
-    names = [column.name for column in table.columns if column.name not in identity]
-    rest = {name: insert.excluded[name] for name in names}
-    return insert.on_conflict_do_update(index_elements=identity, set_=rest)
-
-
-def _equals(table: sa.Table, where: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
-    return [table.c[name] == value for name, value in where.items()]
+def _as_asked(records: list[Record], where: Mapping[str, Any]) -> list[Record]:
+    """Without versions that are in another state than was asked for: their rows say so, and their
+    tombstones know better."""
+    wanted = where.get("state")
+    if wanted is None:
+        return records
+    states = {wanted} if isinstance(wanted, str) else set(wanted)
+    return [each for each in records if getattr(each, "state", wanted) in states]

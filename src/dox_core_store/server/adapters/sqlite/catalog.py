@@ -37,7 +37,7 @@ class SqliteCatalog:
         self._inline = SqlReader(connection=engine.connect(), records=records)
         self._loop = asyncio.get_running_loop()
 
-    async def write(self, work: Work[Result]) -> Result:
+    async def write(self, work: Work[Result], *, urgent: bool = False) -> Result:
         future: asyncio.Future[Result] = self._loop.create_future()
 
         def done(result: Any, error: BaseException | None) -> None:
@@ -51,7 +51,7 @@ class SqliteCatalog:
             else:
                 future.set_result(result)
 
-        self._writer.submit(work, done)
+        self._writer.submit(work, done, urgent=urgent)
         # Once handed over, the work happens: a caller that goes away must not look like a rollback.
         return await asyncio.shield(future)
 

@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,15 +19,28 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlalchemy import event
 
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, error_for
 
-__all__ = ["BUSY_TIMEOUT_MS", "DATABASE_FILE", "ServerLock", "check_writable", "open_engine"]
+__all__ = [
+    "BUSY_TIMEOUT_MS",
+    "DATABASE_FILE",
+    "LOCK_FILE",
+    "ServerLock",
+    "check_writable",
+    "open_engine",
+    "sealing_alone",
+]
 
 DATABASE_FILE = "store.db"
 LOCK_FILE = "server.lock"
 BUSY_TIMEOUT_MS = 5_000
 """How long a statement waits for another process's transaction (an operator's command)."""
 
+_LOCK_SECONDS = 0.3
+"""How long a server that starts tries for its lock: whoever looks whether there is a server
+(`ServerLock.is_held`) has it for a moment."""
+
+_LOCK_STEP_SECONDS = 0.01
 _PAGE_CACHE_KIB = 64 * 1024
 _JOURNAL_LIMIT_BYTES = 256 * 1024 * 1024
 """Far above where the log begins anew, so that it is overwritten and not cut: a commit that makes a
@@ -54,19 +70,58 @@ class ServerLock:
             raise ConfigurationError(
                 "store_read_only", f"{self._path} cannot be opened: {error.strerror}."
             ) from error
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            os.close(descriptor)
-            raise ConfigurationError(
-                "store_locked", f"Another server holds the store in {self._path.parent}."
-            ) from error
+        until = time.monotonic() + _LOCK_SECONDS
+        while not _locks(descriptor, fcntl.LOCK_EX):
+            if time.monotonic() > until:
+                os.close(descriptor)
+                raise ConfigurationError(
+                    "store_locked", f"Another server holds the store in {self._path.parent}."
+                )
+            time.sleep(_LOCK_STEP_SECONDS)
         self._descriptor = descriptor
+
+    def is_held(self) -> bool:
+        """Whether a server process has it now. Not asked by that process itself."""
+        try:
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            return not _locks(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
 
     def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+@contextmanager
+def sealing_alone(folder: Path) -> Iterator[None]:
+    """Keep every other command from changing the sealing keys meanwhile.
+
+    The lock is on the folder itself, so it leaves no file, and ends with the process. Raises
+    ``rekey_blocked``.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not _locks(descriptor, fcntl.LOCK_EX):
+            raise error_for(
+                "rekey_blocked", "Another command is changing the sealing keys of this store."
+            )
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _locks(descriptor: int, kind: int) -> bool:
+    """Whether ``descriptor`` now has a lock of ``kind``."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def open_engine(folder: Path, *, file: str = DATABASE_FILE, read_only: bool = False) -> sa.Engine:
@@ -91,6 +146,7 @@ def open_engine(folder: Path, *, file: str = DATABASE_FILE, read_only: bool = Fa
         cursor.execute("PRAGMA trusted_schema=OFF")
         cursor.execute(f"PRAGMA cache_size=-{_PAGE_CACHE_KIB}")
         cursor.execute("PRAGMA wal_autocheckpoint=0")  # see checkpointer
+        cursor.execute("PRAGMA secure_delete=ON")  # what is replaced or erased leaves its page
         cursor.execute(f"PRAGMA journal_size_limit={_JOURNAL_LIMIT_BYTES}")
         cursor.close()
 

@@ -7,6 +7,7 @@ open), write nothing until all of it holds.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dox_core_store.errors import ConfigurationError
+from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.jose import TokenSigner, generate_signing_key
+from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import (
     EmbeddedVault,
@@ -25,19 +28,28 @@ from dox_core_store.server.adapters.sql.custody import (
     Unlock,
     create_custody,
     open_custody,
+    read_slots,
 )
 from dox_core_store.server.adapters.sql.migrate import check_schema, upgrade
 from dox_core_store.server.adapters.sql.reader import SqlReader
+from dox_core_store.server.adapters.sql.tombstones import bury_the_dead, mark_buried
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
+from dox_core_store.server.adapters.sqlite.ballast import Ballast, Disk
 from dox_core_store.server.adapters.sqlite.engine import (
     DATABASE_FILE,
     check_writable,
     open_engine,
 )
+from dox_core_store.server.adapters.sqlite.history import (
+    History,
+    refuse_clock_behind,
+    unnoticed,
+)
+from dox_core_store.server.adapters.sqlite.writer import unavailable
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Ring
 from dox_core_store.server.domain.ledger import CHANGES, Action, changes_stream, genesis
-from dox_core_store.server.domain.seal import UnlockedRoot
+from dox_core_store.server.domain.seal import Slot, UnlockedRoot
 from dox_core_store.server.domain.token import SigningKeyRecord
 from dox_core_store.server.ports import Clock, Transaction, Work
 from dox_core_store.server.usecases.operator import add_operator
@@ -49,7 +61,7 @@ from dox_core_store.server.usecases.store_secret import (
     signing_key_address,
 )
 
-__all__ = ["OpenedStore", "create_store", "open_store"]
+__all__ = ["OpenedStore", "Start", "create_store", "open_store", "stored_slots"]
 
 Result = TypeVar("Result")
 
@@ -71,11 +83,43 @@ class OpenedStore(NamedTuple):
     vault: EmbeddedVault
     signer: TokenSigner
     checkpoint_key: Ed25519PrivateKey
+    history: History
 
-    def write(self, work: Work[Result], clock: Clock) -> Result:
-        """One transaction from outside the server: a running one follows by the change feed."""
-        with self.engine.connect() as connection:
-            return _transact(connection, self.records, clock, work)
+    def write(self, work: Work[Result], clock: Clock, *, urgent: bool = False) -> Result:
+        """One transaction from outside the server: a running one follows by the change feed. What
+        is urgent is written on a full disk too, as long as the ballast lasts.
+
+        Raises ``clock_behind``, and `StoreUnavailableError` where the disk does not take it.
+        """
+        return self.write_seal(lambda tx, _connection: work(tx), clock, urgent=urgent)
+
+    def write_seal(
+        self,
+        work: Callable[[Transaction, sa.Connection], Result],
+        clock: Clock,
+        *,
+        urgent: bool = False,
+    ) -> Result:
+        """`write` for work on the seal's own tables, which hold no records: slots and ring."""
+
+        def write() -> Result:
+            with self.engine.connect() as connection:
+                refuse_clock_behind(connection, clock)
+                self._go_on(connection, local_caller(), clock)
+                result = _transact(connection, self.records, clock, lambda tx: work(tx, connection))
+                self.history.note(connection)
+                return result
+
+        try:
+            return Disk(Ballast(self.folder)).insist(write) if urgent else write()
+        except sa.exc.DBAPIError as error:
+            raise unavailable(error) from error
+
+    def _go_on(self, connection: sa.Connection, caller: Caller, clock: Clock) -> None:
+        """In a new epoch, if history was lost."""
+        epoch = self.history.go_on(connection, ring=self.ring, caller=caller, clock=clock)
+        if epoch is not None:
+            self.records.changes = changes_stream(epoch)
 
 
 def create_store(
@@ -120,29 +164,70 @@ def create_store(
             Path(f"{draft}{suffix}").unlink(missing_ok=True)
 
 
-def open_store(folder: Path, *, unlock: Unlock, alarm: Callable[[str, str], None]) -> OpenedStore:
+def stored_slots(folder: Path) -> tuple[str, list[Slot]]:
+    """The id of the store in ``folder`` and its slots, which are public: nothing is opened.
+
+    Raises `ConfigurationError` ``store_missing``, ``store_newer``, ``store_damaged``.
+    """
+    _check_present(folder)
+    try:
+        with open_engine(folder, read_only=True).connect() as connection:
+            check_schema(connection)
+            store_id = connection.execute(sa.select(tables.store.c.store_id)).scalar_one()
+            return store_id, read_slots(connection)
+    except sa.exc.SQLAlchemyError as error:
+        raise _unusable(folder, error) from error
+
+
+class Start(NamedTuple):
+    """What a server brings, which is going to write: a clock to be checked (and put right by what
+    is forgiven), unless it is accepted as it is, and the leave to go on where history was lost.
+    ``notice`` hears of that."""
+
+    clock: SystemClock
+    accept_clock: bool = False
+    notice: Callable[[str, str], None] = unnoticed
+
+
+def open_store(
+    folder: Path,
+    *,
+    unlock: Unlock,
+    alarm: Callable[[str, str], None],
+    start: Start | None = None,
+) -> OpenedStore:
     """Open the store in ``folder``. An older schema is upgraded once everything else holds.
 
     Raises `ConfigurationError` ``store_missing``, ``store_newer``, ``store_read_only``,
-    ``store_damaged``, and what ``unlock`` raises.
+    ``store_damaged``, what ``unlock`` raises, and, given a ``start``, ``clock_behind``.
     """
-    if not (folder / DATABASE_FILE).is_file():
-        raise ConfigurationError("store_missing", f"There is no store in {folder}.")
-    if (folder / DATABASE_FILE).stat().st_size == 0:  # SQLite would begin anew and drop the log
-        raise ConfigurationError("store_damaged", f"The store's file in {folder} is empty.")
+    _check_present(folder)
     engine = open_engine(folder)
+    history = History(folder, notice=start.notice if start else unnoticed)
     try:
         # Looking is done read-only: a connection that may write would, on closing, move a killed
         # server's log into the file and delete it, whatever we then say.
         with open_engine(folder, read_only=True).connect() as connection:
             check_schema(connection)
+            if start is not None and not start.accept_clock:
+                newest = refuse_clock_behind(connection, start.clock)
+                if newest is not None:
+                    start.clock.not_before(newest)
+            history.look(connection)
             opened = open_custody(connection, engine, unlock)
         with engine.connect() as connection:
             check_writable(connection)
             upgrade(connection)
-            records = RecordReader(
-                ring=opened.ring, alarm=alarm, changes=changes_stream(opened.epoch)
-            )
+            epoch = opened.epoch
+            if start is not None:
+                epoch = (
+                    history.go_on(
+                        connection, ring=opened.ring, caller=local_caller(), clock=start.clock
+                    )
+                    or epoch
+                )
+            records = RecordReader(ring=opened.ring, alarm=alarm, changes=changes_stream(epoch))
+            bury_the_dead(connection, records)
             vault = EmbeddedVault(opened.ring, alarm)
             reader = SqlReader(connection=connection, records=records)
             kid = _current_kid(reader)
@@ -162,14 +247,22 @@ def open_store(folder: Path, *, unlock: Unlock, alarm: Callable[[str, str], None
         engine=engine,
         store_id=opened.store_id,
         default_environment=opened.default_environment,
-        epoch=opened.epoch,
+        epoch=epoch,
         ring=opened.ring,
         unlocked=opened.unlocked,
         records=records,
         vault=vault,
         signer=TokenSigner(kid=kid, private_pem=pem),
         checkpoint_key=Ed25519PrivateKey.from_private_bytes(checkpoint),
+        history=history,
     )
+
+
+def _check_present(folder: Path) -> None:
+    if not (folder / DATABASE_FILE).is_file():
+        raise ConfigurationError("store_missing", f"There is no store in {folder}.")
+    if (folder / DATABASE_FILE).stat().st_size == 0:  # SQLite would begin anew and drop the log
+        raise ConfigurationError("store_damaged", f"The store's file in {folder} is empty.")
 
 
 def _fill(
@@ -200,6 +293,7 @@ def _fill(
             stream=CHANGES, opened_at=now, last_seq=0, head=genesis(opened.store_id, CHANGES)
         )
     )
+    mark_buried(connection, now)
     connection.exec_driver_sql("COMMIT")
     vault = EmbeddedVault(opened.ring, _no_alarm)
     kid, pem, jwk = generate_signing_key()
@@ -237,11 +331,13 @@ def _transact(
     connection.exec_driver_sql("BEGIN IMMEDIATE")
     try:
         transaction = SqlTransaction(connection=connection, reader=records, now=clock.now())
+        transaction.keep_up()
         result = work(transaction)
         transaction.finish()
         connection.exec_driver_sql("COMMIT")
     except BaseException:
-        connection.exec_driver_sql("ROLLBACK")
+        with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+            connection.exec_driver_sql("ROLLBACK")
         raise
     return result
 
@@ -262,6 +358,8 @@ def _unusable(folder: Path, error: Exception) -> ConfigurationError:
         return ConfigurationError(
             "store_read_only", f"The store in {folder} cannot be written: {said}."
         )
+    if "full" in said:
+        return ConfigurationError("store_read_only", f"The disk of {folder} is full: {said}.")
     if "locked" in said:
         return ConfigurationError("store_locked", f"The store in {folder} is busy: {said}.")
     return ConfigurationError("store_damaged", f"The store in {folder} is unusable: {said}.")

@@ -24,6 +24,7 @@ from dox_core_store.errors import DoxStoreError, StoreUnavailableError
 from dox_core_store.server.adapters.sql.postings import Postings
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
+from dox_core_store.server.adapters.sqlite.ballast import Disk
 from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.ports import Clock, Work
 
@@ -36,6 +37,9 @@ _APPEND = (
     " VALUES (?, ?, ?, ?, ?, ?, ?)"
     " RETURNING block_id, (SELECT last_seq FROM ledger_stream WHERE stream = ?)"
 )
+
+
+Done = Callable[[Any, BaseException | None], None]
 
 
 class HandedOver(Protocol):
@@ -66,6 +70,12 @@ def unavailable(error: Exception) -> StoreUnavailableError:
     )
 
 
+def _full() -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "ledger_unavailable", "The disk is full: only revoking works. Nothing was revealed."
+    )
+
+
 class SqliteWriter:
     """See the module. ``start`` opens the process's stream; ``stop`` closes it."""
 
@@ -76,6 +86,7 @@ class SqliteWriter:
         records: RecordReader,
         stream: LedgerStream,
         clock: Clock,
+        disk: Disk,
         outcome: Outcome,
         on_death: Callable[[BaseException], None],
     ) -> None:
@@ -83,6 +94,7 @@ class SqliteWriter:
         self._records = records
         self._stream = stream
         self._clock = clock
+        self._disk = disk
         self._outcome = outcome
         self._on_death = on_death
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -92,14 +104,19 @@ class SqliteWriter:
         self._faulty = False
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
 
-    def start(self) -> None:
-        """Open the connection and the stream, then the thread. Raises `DoxStoreError`."""
+    def start(self, reason: str | None = None) -> None:
+        """Open the connection and the stream, then the thread. ``reason`` enters the OPEN entry.
+        Raises `DoxStoreError`."""
         self._connection = self._engine.connect()
         self._driver: Any = self._connection.connection.driver_connection
-        self._stream.open(self._connection)
+        try:
+            # A node that ends on a full disk must be able to start on one: else nothing is revoked.
+            self._disk.insist(lambda: self._stream.open(self._connection, reason))
+        except sa.exc.DBAPIError as error:
+            raise unavailable(error) from error
         self._postings = Postings(self._connection)
-        for _ in self._postings.catch_up():
-            pass
+        if not self._disk.is_full:
+            self._drain(self._postings.catch_up())
         self._thread.start()
 
     def stop(self) -> None:
@@ -119,9 +136,10 @@ class SqliteWriter:
             self._signalled = True
             self._jobs.put(self._append_pending)
 
-    def submit(self, work: Work[Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        """Run ``work`` in a transaction; ``done`` is called on the writer's thread."""
-        self._jobs.put(lambda: self._transact(work, done))
+    def submit(self, work: Work[Any], done: Done, *, urgent: bool = False) -> None:
+        """Run ``work`` in a transaction; ``done`` is called on the writer's thread. What is urgent
+        is done on a full disk too, as long as the ballast lasts."""
+        self._jobs.put(lambda: self._transact(work, done, urgent=urgent))
 
     def index(self) -> None:
         """Write the search index of what was committed since the last time."""
@@ -168,20 +186,28 @@ class SqliteWriter:
             self._signalled = True
             self._jobs.put(self._append_pending)
         ticket = taken[-1].ticket if taken else 0
+        if self._disk.refuses():
+            self._refuse(taken, ticket, _full())
+            return
         try:
             block_id, feed_head, written = self._stream.append(
                 self._connection, entries, self._insert_block
             )
         except (sa.exc.DBAPIError, sqlite3.Error) as error:
-            # What someone waits for is refused now; what nobody waits for is written later.
-            self._kept += [e for each in taken if each.future is None for e in each.entries]
-            self._faulty = True
-            self._outcome(ticket, 0, unavailable(error))
+            self._disk.note(error)
+            self._refuse(taken, ticket, unavailable(error))
             return
         self._faulty = False
+        self._disk.wrote()
         self._kept.clear()
         self._outcome(ticket, feed_head, None)
         self._postings.add(block_id, written)
+
+    def _refuse(self, taken: list[HandedOver], ticket: int, error: DoxStoreError) -> None:
+        """What someone waits for is refused now; what nobody waits for is written later."""
+        self._kept += [e for each in taken if each.future is None for e in each.entries]
+        self._faulty = True
+        self._outcome(ticket, 0, error)
 
     def _insert_block(self, row: tuple[Any, ...]) -> tuple[int, int]:
         """On the driver's own connection: this runs thousands of times a second, and SQLAlchemy's
@@ -190,34 +216,57 @@ class SqliteWriter:
         (inserted,) = self._driver.execute(_APPEND, (*row, self._stream.changes)).fetchall()
         return inserted[0], inserted[1]
 
-    def _transact(self, work: Work[Any], done: Callable[[Any, BaseException | None], None]) -> None:
-        run = self._connection.exec_driver_sql
+    def _transact(self, work: Work[Any], done: Done, *, urgent: bool) -> None:
+        disk = self._disk
+        if not urgent and disk.refuses():
+            done(None, _full())
+            return
         try:
-            run("BEGIN IMMEDIATE")
-            try:
-                transaction = SqlTransaction(
-                    connection=self._connection, reader=self._records, now=self._clock.now()
-                )
-                result = work(transaction)
-                recorded = transaction.finish()
-                run("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-                    run("ROLLBACK")
-                raise
+            result, recorded = (
+                disk.insist(lambda: self._transaction(work), self._checkpoint)
+                if urgent
+                else self._transaction(work)
+            )
         except sa.exc.DBAPIError as error:
+            disk.note(error)
             done(None, unavailable(error))
         except Exception as error:  # noqa: BLE001 - goes to whoever awaits the work
             done(None, error)
         else:
+            if not urgent:
+                disk.wrote()
             if recorded is not None:
                 self._stream.unsigned = True
                 self._postings.add(*recorded)
             done(result, None)
 
+    def _transaction(self, work: Work[Any]) -> tuple[Any, tuple[int, list[Entry]] | None]:
+        """Run ``work`` in a transaction; its result, and the block that it added to the ledger."""
+        run = self._connection.exec_driver_sql
+        run("BEGIN IMMEDIATE")
+        try:
+            transaction = SqlTransaction(
+                connection=self._connection, reader=self._records, now=self._clock.now()
+            )
+            # A server that cannot open a new key goes on: `RingFollower` has not said that it knows
+            # the key, so the one before stays, and nobody must be kept from revoking.
+            with contextlib.suppress(DoxStoreError):
+                transaction.keep_up()
+            result = work(transaction)
+            recorded = transaction.finish()
+            run("COMMIT")
+        except BaseException:
+            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+                run("ROLLBACK")
+            raise
+        return result, recorded
+
     def _index(self, steps: Iterator[None]) -> None:
         """One step of writing the index; the next one queues behind whatever waits by then."""
-        # The index is behind by design: what cannot be written now is caught up with later.
+        # The index is behind by design: what cannot be written now is caught up with later. It must
+        # not take what the ballast gave up.
+        if self._disk.refuses():
+            return
         with contextlib.suppress(sa.exc.DBAPIError):
             for _ in steps:
                 self._jobs.put(lambda: self._index(steps))
@@ -225,6 +274,13 @@ class SqliteWriter:
 
     def _checkpoint(self) -> None:
         """Let the log start anew: what `Checkpointer` left of it is copied here, where nobody
-        writes meanwhile. PASSIVE never waits for a reader."""
+        writes meanwhile. PASSIVE never waits for a reader. On a full disk this is what makes a
+        little room go far: the log is then written over, and not made longer."""
         with contextlib.suppress(sa.exc.DBAPIError):
             self._connection.exec_driver_sql("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def _drain(self, steps: Iterator[None]) -> None:
+        """All steps of writing the index, at start."""
+        with contextlib.suppress(sa.exc.DBAPIError):
+            for _ in steps:
+                pass

@@ -1,0 +1,1 @@
+"""Backups: their bytes, the places where they lie, and the database that one becomes again."""
