@@ -57,7 +57,7 @@ are those of [the list of errors](errors.md), and `usage` and `aborted`. `NO_COL
 
 | exit code | meaning |
 |---|---|
-"""
+"""  # noqa: E501
 
 EXIT_CODES = {
     ExitCode.OK: "done",

@@ -100,7 +100,7 @@ def test_an_older_copy_put_back_begins_an_epoch_that_hands_out_nothing(
     assert re.search(r"^doxstore_epoch 2.0$", metrics, re.MULTILINE)
     assert finding(store, "epoch")["status"] != "ok"
     verify_everything(store, tmp_path)
-    first = [entry for entry in store.export() if entry["stream"] == "changes-2"][0]
+    first = [entry for entry in store.export() if entry["stream"] == "changes-2"][0]  # noqa: RUF015
     assert (first["action"], first["seq"]) == ("HISTORY_LOST", 1)
     assert first["key_path"] == "_store.epochs.2"
     assert re.search(r"seen: epoch 1, changes #\d+.* there: epoch 1, changes #\d+", first["reason"])

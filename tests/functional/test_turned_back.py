@@ -28,14 +28,14 @@ def database(store: RunningStore) -> Iterator[sqlite3.Connection]:
 def rows(store: RunningStore, table: str) -> list[tuple[Any, ...]]:
     """The whole table, as somebody would keep it who means to put it back."""
     with database(store) as connection:
-        return connection.execute(f"SELECT * FROM {table}").fetchall()
+        return connection.execute(f"SELECT * FROM {table}").fetchall()  # noqa: S608
 
 
 def put_back(store: RunningStore, table: str, saved: list[tuple[Any, ...]]) -> None:
     with database(store) as connection:
         for row in saved:
             places = ", ".join("?" for _ in row)
-            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({places})", row)
+            connection.execute(f"INSERT OR REPLACE INTO {table} VALUES ({places})", row)  # noqa: S608
 
 
 def doctor(store: RunningStore) -> dict[str, dict[str, str]]:
@@ -198,10 +198,10 @@ def swap(store: RunningStore, table: str, column: str) -> None:
     ids = "SELECT key_id FROM key WHERE path IN ('t.a', 't.b')"
     with database(store) as connection:
         (one, mine), (other, theirs) = connection.execute(
-            f"SELECT rowid, {column} FROM {table} WHERE key_id IN ({ids})"
+            f"SELECT rowid, {column} FROM {table} WHERE key_id IN ({ids})"  # noqa: S608
         ).fetchall()
         for row, value in ((one, _between(mine)), (other, mine), (one, theirs)):
-            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))
+            connection.execute(f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (value, row))  # noqa: S608
 
 
 def _between(value: Any) -> Any:

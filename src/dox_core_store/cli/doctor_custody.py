@@ -1,4 +1,4 @@
-"""How a store is kept: slots, sealing keys, epochs, backups, the clock. Part of `doxstore doctor`."""
+"""How a store is kept: slots, sealing keys, epochs, backups, the clock. Part of `doxstore doctor`."""  # noqa: E501
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ from dox_core_store.server.adapters.seals.key_file import KeyFileHolder, read_ke
 from dox_core_store.server.adapters.seals.unlocking import Unlocking, new_slot
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import new_store_id
+from dox_core_store.server.adapters.sql.records import RecordReader
 from dox_core_store.server.adapters.sql.search import LedgerSearch
 from dox_core_store.server.adapters.sql.stream import LedgerStream
-from dox_core_store.server.adapters.sql.records import RecordReader
 from dox_core_store.server.adapters.sqlite.store import create_store, open_store
 from dox_core_store.server.domain import envelope, ledger
 from dox_core_store.server.domain.access import Caller, Role
