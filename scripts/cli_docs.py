@@ -24,8 +24,9 @@ HEAD = """\
 # The command line
 
 `doxstore` does everything that an operator does. `pip install 'dox-core-store[cli]'` is enough for
-commands that talk to a store; `dev`, `init`, `serve`, `doctor`, `operator`, `seal` and `backup` work
-on the store's own files and need `dox-core-store[server,cli]`. Every command explains itself with `--help`.
+commands that talk to a store; `dev`, `init`, `serve`, `doctor`, `operator`, `seal` and `backup`
+work on the store's own files and need `dox-core-store[server,cli]`. Every command explains itself
+with `--help`.
 
 <!-- Written by scripts/cli_docs.py from the command table in src/dox_core_store/cli/. -->
 
@@ -57,7 +58,7 @@ are those of [the list of errors](errors.md), and `usage` and `aborted`. `NO_COL
 
 | exit code | meaning |
 |---|---|
-"""  # noqa: E501
+"""
 
 EXIT_CODES = {
     ExitCode.OK: "done",

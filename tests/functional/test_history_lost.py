@@ -6,14 +6,16 @@ log, the metrics and to the doctor, and hands out nothing until somebody has sig
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.functional.running import RunningStore, run_doxstore
+from tests.functional.running import EXIT_REFUSED, RunningStore, run_doxstore
 
 KEY = "lost.key"
 VALUE = "value-of-history"
@@ -100,7 +102,7 @@ def test_an_older_copy_put_back_begins_an_epoch_that_hands_out_nothing(
     assert re.search(r"^doxstore_epoch 2.0$", metrics, re.MULTILINE)
     assert finding(store, "epoch")["status"] != "ok"
     verify_everything(store, tmp_path)
-    first = [entry for entry in store.export() if entry["stream"] == "changes-2"][0]  # noqa: RUF015
+    first = next(entry for entry in store.export() if entry["stream"] == "changes-2")
     assert (first["action"], first["seq"]) == ("HISTORY_LOST", 1)
     assert first["key_path"] == "_store.epochs.2"
     assert re.search(r"seen: epoch 1, changes #\d+.* there: epoch 1, changes #\d+", first["reason"])
@@ -138,6 +140,25 @@ def test_an_older_copy_put_back_twice_never_shares_a_stream(
         streams |= {entry["stream"] for entry in store.verified_export()}
         assert f"changes-{epoch}" in streams
         store.stop()
+
+
+def test_an_epoch_set_back_to_the_first_does_not_pass_for_reviewed(
+    idle_store: RunningStore, tmp_path: Path
+) -> None:
+    store, saved = idle_store, tmp_path / "saved"
+    copy_database(store.data, saved)
+    assert on_the_store(store, "operator", "add", "first", "--role", "auditor").returncode == 0
+    put_back(store, saved, log=True)
+    assert on_the_store(store, "operator", "add", "second", "--role", "auditor").returncode == 0
+    (store.data / "seen.json").unlink()
+    for erase in ("SELECT 1", "DELETE FROM epoch"):
+        with contextlib.closing(sqlite3.connect(store.data / "store.db")) as database, database:
+            database.execute("UPDATE store SET epoch = 1")
+            database.execute(erase)
+        refused = on_the_store(store, "operator", "list")
+        assert refused.returncode == EXIT_REFUSED
+        assert "store_damaged" in refused.stderr
+        assert "later" in refused.stderr
 
 
 def test_a_command_that_writes_finds_it_out_as_well(

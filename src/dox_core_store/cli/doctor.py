@@ -53,8 +53,9 @@ def doctor(
 ) -> None:
     """Look a store over: files, seal, every record and value, the ledger, custody, disk, clock.
 
-    What the ledger says was taken away is compared with what the records say. The exit code is 1 if something failed; a warning alone leaves it 0.
-    """  # noqa: E501
+    What the ledger says was taken away is compared with what the records say. The exit code is 1
+    if something failed; a warning alone leaves it 0.
+    """
     with needs_server_extra("doctor"):  # or it would count as an illness of the store
         from dox_core_store.server.bootstrap import LocalStore as _  # noqa: F401
     settings = local_settings(

@@ -1,4 +1,4 @@
-"""How a store is kept: slots, sealing keys, epochs, backups, the clock. Part of `doxstore doctor`."""  # noqa: E501
+"""How a store is kept: slots, sealing keys, epochs, backups, clock. For `doxstore doctor`."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, DoxStoreError
 from dox_core_store.server.domain.envelope import (
     DamagedSealError,
     associated_data,
@@ -72,23 +72,39 @@ def open_root(
 ) -> UnlockedRoot | None:
     """The root key by the first of ``candidates`` (a slot, and a key for it) that opens it.
 
-    Raises `ConfigurationError` ``store_damaged`` if what opens is not the root key of this store.
+    Raises what ``candidates`` raise, or `ConfigurationError` ``store_damaged`` if what was opened
+    is not the root key of this store: a row from before the last root key, say, which keeps none of
+    the other slots from opening.
     """
-    for slot, slot_key in candidates:
-        context = associated_data("root", store_id, slot.slot_id)
-        try:
-            root = open_box(_wrapping(slot_key, slot.kind), slot.wrapped_root, context)
-        except DamagedSealError:
-            continue  # another slot's key
-        if not hmac.compare_digest(root_check(root, store_id), check):
-            raise ConfigurationError("store_damaged", "The root check value does not match.")
-        return UnlockedRoot(root, slot, slot_key)
+    stale = None
+    try:
+        for slot, slot_key in candidates:
+            context = associated_data("root", store_id, slot.slot_id)
+            try:
+                root = open_box(_wrapping(slot_key, slot.kind), slot.wrapped_root, context)
+            except DamagedSealError:
+                continue  # another slot's key
+            if hmac.compare_digest(root_check(root, store_id), check):
+                return UnlockedRoot(root, slot, slot_key)
+            stale = slot
+    except DoxStoreError as error:
+        if stale is not None:
+            raise _stale(stale) from error
+        raise
+    if stale is not None:
+        raise _stale(stale)
     return None
 
 
 def of_kind(slots: Iterable[Slot], kind: SlotKind) -> Iterator[Slot]:
     """Those of ``slots`` that are of ``kind``."""
     return (slot for slot in slots if slot.kind is kind)
+
+
+def _stale(slot: Slot) -> ConfigurationError:
+    return ConfigurationError(
+        "store_damaged", f"The root check value does not match what slot {slot.slot_id} opens."
+    )
 
 
 def _wrapping(slot_key: bytes, kind: SlotKind) -> bytes:

@@ -17,6 +17,8 @@ from dox_core_store.server.adapters.sql import tables
 
 __all__ = ["note_event", "read_event"]
 
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
 
 def note_event(
     connection: sa.Connection, name: str, now: datetime, detail: Mapping[str, Any]
@@ -33,8 +35,12 @@ def note_event(
 
 
 def read_event(connection: sa.Connection, name: str) -> tuple[datetime, dict[str, Any]] | None:
-    """When ``name`` happened last, and what there is to say of it; None if it never did."""
+    """When ``name`` happened last, and what there is to say of it; None if it never did, or if what
+    stands there cannot be read: nothing is decided by it, so it is as if it had not happened."""
     event = tables.custody_event.c
     query = sa.select(event.happened_at, event.detail).where(event.name == name)
     row = connection.execute(query).first()
-    return None if row is None else (row.happened_at, msgspec.json.decode(row.detail))
+    try:
+        return None if row is None else (row.happened_at, _decode(row.detail))
+    except msgspec.DecodeError:
+        return None

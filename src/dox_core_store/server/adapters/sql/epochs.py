@@ -14,15 +14,22 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Ring
 from dox_core_store.server.domain.epoch import Cause, EpochRecord
-from dox_core_store.server.domain.ledger import Action, changes_stream, genesis
+from dox_core_store.server.domain.ledger import (
+    CHANGES,
+    Action,
+    changes_stream,
+    genesis,
+    is_changes,
+)
 from dox_core_store.server.usecases.registry import subject
 
-__all__ = ["begin_epoch"]
+__all__ = ["begin_epoch", "check_epoch"]
 
 _ACTIONS: Mapping[Cause, Action] = {
     Cause.RESTORE: Action.RESTORE,
@@ -78,6 +85,21 @@ def begin_epoch(
     transaction.record(caller, entry)
     transaction.finish()
     return int(epoch)
+
+
+def check_epoch(connection: sa.Connection, epoch: int) -> None:
+    """Raise `ConfigurationError` ``store_damaged`` if a later epoch than ``epoch`` has left traces:
+    the store's own row carries no MAC, and set back it would pass a review that nobody made."""
+    stream = tables.ledger_stream.c.stream
+    names = connection.execute(
+        sa.select(stream).where(stream > f"{CHANGES}-", stream < f"{CHANGES}.")
+    )
+    begun = [int(name.partition("-")[2]) for name in names.scalars() if is_changes(name)]
+    recorded = connection.execute(sa.select(sa.func.max(tables.epoch.c.epoch))).scalar() or 1
+    if max(recorded, *begun, 1) > epoch:
+        raise ConfigurationError(
+            "store_damaged", f"The store says that it is in epoch {epoch}, and was in a later one."
+        )
 
 
 def _close_streams(connection: sa.Connection, now: datetime) -> None:

@@ -175,8 +175,11 @@ def newest_entry(connection: sa.Connection) -> datetime | None:
 
 
 def refuse_clock_behind(connection: sa.Connection, clock: Clock) -> datetime | None:
-    """When the newest entry was made. Raise `ConfigurationError` ``clock_behind`` if the newest entry lies in the future: what has
-    expired would come back, and entries would lie about when they were made."""  # noqa: E501
+    """When the newest entry was made.
+
+    Raises `ConfigurationError` ``clock_behind`` if that lies in the future: what has expired would
+    come back, and entries would lie about when they were made.
+    """
     newest, now = newest_entry(connection), clock.now()
     if newest is None or newest <= now + CLOCK_SLACK:
         return newest

@@ -30,6 +30,7 @@ from dox_core_store.server.adapters.sql.custody import (
     open_custody,
     read_slots,
 )
+from dox_core_store.server.adapters.sql.epochs import check_epoch
 from dox_core_store.server.adapters.sql.migrate import check_schema, upgrade
 from dox_core_store.server.adapters.sql.reader import SqlReader
 from dox_core_store.server.adapters.sql.tombstones import bury_the_dead, mark_buried
@@ -218,6 +219,7 @@ def open_store(
         with engine.connect() as connection:
             check_writable(connection)
             upgrade(connection)
+            check_epoch(connection, opened.epoch)
             epoch = opened.epoch
             if start is not None:
                 epoch = (
