@@ -34,6 +34,8 @@ FAULTS = [
     "ledger-locked",
     "killed",
     "clock-jump",
+    "clock-behind",
+    "history-lost",
     "sealed",
     "wrong-key-file",
     "held-by-another-server",

@@ -11,6 +11,8 @@ import contextlib
 import json
 import os
 import re
+import signal
+import sqlite3
 import subprocess
 import threading
 import time
@@ -19,13 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.functional.running import Answer, RunningStore, run_doxstore
+from tests.functional.running import (
+    DOXSTORE,
+    Answer,
+    RunningStore,
+    clean_environment,
+    run_doxstore,
+)
 
 DISK_MIB = 24
 BALLAST_MIB = 4
 MIB = 1024 * 1024
 VALUE = "value-on-a-full-disk"
 REVOCATIONS = 250
+REKEYED = 2_000
 PATIENCE_SECONDS = 30
 
 
@@ -311,6 +320,76 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_import(
     aborted = post(store, f"/v1/imports/{import_id}/abort")
     assert aborted.status == 200, aborted.body
     check_works_again(store, token, "full.kept")
+
+
+def test_a_disk_that_fills_up_in_the_middle_of_new_sealing_keys(
+    store: RunningStore, disk: SmallDisk
+) -> None:
+    """The rekey stops where it is, revoking goes on, and the rekey is finished once there is room;
+    under whichever key a value stands, it opens."""
+    token = store.issue("reader", "full.**")
+    opened = post(store, "/v1/imports").json["import_id"]
+    for at in range(0, REKEYED, 200):
+        entries = [
+            {"key_path": f"full.k{number}", "environment": "production", "value": VALUE}
+            for number in range(at, at + 200)
+        ]
+        slice_ = {"sequence": at // 200, "entries": entries}
+        assert post(store, f"/v1/imports/{opened}/entries", slice_).status == 200
+    assert post(store, f"/v1/imports/{opened}/commit").status == 200
+    store.put("full.kept", VALUE)
+    rekey = [DOXSTORE, "seal", "rekey", "--data", store.data, "--key-file", store.key_file]
+    rekeying = subprocess.Popen(
+        rekey,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean_environment(),
+    )
+    eventually(lambda: ring_keys(store) == 2)
+    hold(rekeying, store)
+    until_full(store, disk)
+    rekeying.send_signal(signal.SIGCONT)
+    said, _ = rekeying.communicate(timeout=PATIENCE_SECONDS)
+    assert rekeying.returncode != 0, said
+    assert "Traceback" not in said
+    assert ring_keys(store) == 2
+    revoked = 20
+    for number in range(revoked):
+        assert post(store, f"/v1/keys/full.k{number}/revoke").status == 200
+
+    disk.free_up()
+    eventually(lambda: store.get("full.kept", token).status == 200)
+    again = run_doxstore(*rekey[1:], timeout=120)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert ring_keys(store) == 1
+    for number in range(REKEYED):
+        answer = store.get(f"full.k{number}", token)
+        if number < revoked:
+            assert answer.json["code"] == "version_revoked"
+        else:
+            assert answer.json["value"] == VALUE
+    check_works_again(store, token, "full.kept")
+
+
+def hold(process: subprocess.Popen[str], store: RunningStore) -> None:
+    """Stop ``process`` where it is, but not while it keeps others from writing."""
+
+    def is_held() -> bool:
+        process.send_signal(signal.SIGSTOP)
+        database = sqlite3.connect(store.data / "store.db", timeout=0)
+        with contextlib.closing(database), contextlib.suppress(sqlite3.OperationalError):
+            database.execute("BEGIN IMMEDIATE")
+            return True
+        process.send_signal(signal.SIGCONT)
+        return False
+
+    eventually(is_held)
+
+
+def ring_keys(store: RunningStore) -> int:
+    with contextlib.closing(sqlite3.connect(store.data / "store.db")) as connection:
+        return int(connection.execute("SELECT count(*) FROM seal_ring").fetchone()[0])
 
 
 def _start_unready(store: RunningStore) -> None:

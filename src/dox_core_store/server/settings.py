@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     default_environment: str = "production"
     expiry_days: int = 90
     """Default life of a key's version; 0: for ever."""
-    keep_versions: int = 20
+    keep_versions: int = 0
     """How many versions that are out of use a key keeps, unless it says otherwise; 0: all."""
     cache_ttl_ceiling_seconds: int = 3600
     """How long a client may serve a value from its cache."""

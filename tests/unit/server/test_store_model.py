@@ -1,20 +1,16 @@
 """Random operations on a real embedded store, against a dict that says what must be true.
 
-The store is one `Node` in this process, asked through its ASGI application: the door, the use
-cases, SQLite and the ledger are the real ones. The socket is missing, and the clock can be set
-ahead. Imports are tidied up by the node's own sweeper, at moments that the machine does not choose:
-nobody may notice, but for a version that retention ends, which may be there until then.
+The store is the one of `asking`. Imports are tidied up by the node's own sweeper, at moments that
+the machine does not choose: nobody may notice, but for a version that retention ends, which may be
+there until then.
 """
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-import json
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -27,11 +23,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-
-from dox_core_store.server.adapters.clock import SystemClock
-from dox_core_store.server.bootstrap import LocalStore, Node, init_store, node
-from dox_core_store.server.domain.access import Role
-from dox_core_store.server.settings import Settings
+from tests.unit.server.asking import KEPT, Asking, MovedClock, Told
 
 KEYS = ("one", "one.below")
 values = st.sampled_from(["", "a", "b", "\N{GRINNING FACE}\n"])
@@ -45,14 +37,9 @@ histories = st.lists(st.sampled_from(["put", "put", "propose", "revoke"]), max_s
 guesses = st.sampled_from([None, None, None, None, 0, 1, 2, 3])
 lives = st.sampled_from([None, 7])
 
-KEPT = 2
-"""The store's own setting for versions out of use."""
-
-SECONDS = 20
 STEP_MINUTES = 5
 MOST_STEPS = 8
 """So that no open import is ever given up as idle."""
-
 
 ENDS = {
     "retire": ("retired", ("previous", "retired")),
@@ -62,85 +49,6 @@ ENDS = {
 """What ends a version: to which state, and from which."""
 
 Pick = str | int | None
-
-
-class MovedClock(SystemClock):
-    """The node's clock, set ahead by whole minutes."""
-
-    ahead_minutes: ClassVar[int] = 0
-
-    def seconds(self) -> float:
-        return super().seconds() + 60 * self.ahead_minutes
-
-
-class Told(NamedTuple):
-    status: int
-    json: Any
-
-    @property
-    def code(self) -> str:
-        return str(self.json["code"])
-
-
-class Asking:
-    """A node, its loop and two tokens: a maintainer's and a service's."""
-
-    def __init__(self, folder: Path, runner: asyncio.Runner) -> None:
-        where = Settings(
-            data=str(folder / "data"),
-            key_file=str(folder / "root.key"),
-            expiry_days=0,
-            keep_versions=KEPT,
-        )
-        init_store(where, operator="root", roles=list(Role))
-        self.maintainer = LocalStore(where).operator_token("root", "90d")
-        self._runner = runner
-        self._node = Node(where, on_ready=lambda _node: None)
-        runner.run(self._node.start())
-        self("POST", "/v1/services", {"service_name": "model", "required_keys": ["**"]})
-        self("PUT", "/v1/services/model/limit", {"limit": "1000000/s"})
-        self.service = self("POST", "/tokens", {"service_name": "model"}).json["token"]
-
-    def sweep(self) -> None:
-        """Tidy up what imports left, now."""
-        assert self._node._composed is not None
-        self._runner.run(self._node._composed.imports.sweep())
-
-    def stop(self) -> None:
-        self._runner.run(self._node.stop())
-
-    def __call__(self, method: str, target: str, body: Any = None, token: str = "") -> Told:
-        return self._runner.run(self._ask(method, target, body, token or self.maintainer))
-
-    async def _ask(self, method: str, target: str, body: Any, token: str) -> Told:
-        path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": path,
-            "raw_path": path.encode(),
-            "root_path": "",
-            "query_string": query.encode(),
-            "client": ("127.0.0.1", 1),
-            "server": ("127.0.0.1", 2),
-            "headers": [(b"authorization", b"Bearer " + token.encode())],
-            "state": {},
-        }
-        raw = b"" if body is None else json.dumps(body).encode()
-        said: list[dict[str, Any]] = []
-
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": raw, "more_body": False}
-
-        async def send(message: dict[str, Any]) -> None:
-            said.append(message)
-
-        await self._node.answer(scope, receive, send)
-        content = b"".join(message.get("body", b"") for message in said[1:])
-        return Told(said[0]["status"], json.loads(content) if content else None)
 
 
 class Version:
@@ -552,28 +460,6 @@ class StoreMachine(RuleBasedStateMachine):
             assert states.keys() == model.versions.keys()
             for number, version in model.versions.items():
                 assert version.lately is not None or states[number] == version.state
-
-
-@pytest.fixture
-def asking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Asking]:
-    monkeypatch.setattr(node, "SystemClock", MovedClock)
-    monkeypatch.setattr(MovedClock, "ahead_minutes", 0)
-    with asyncio.Runner() as runner:
-        asking = Asking(tmp_path, runner)
-        yield asking
-        asking.stop()
-
-
-def test_a_node_ends_although_an_import_ended_just_before(asking: Asking) -> None:
-    """Its sweeper is woken and told to end at once: neither may be lost."""
-
-    async def end() -> None:
-        composed = asking._node._composed
-        assert composed is not None
-        composed.sweep_soon.set()
-        await asking._node.stop()
-
-    asking._runner.run(asyncio.wait_for(end(), SECONDS))
 
 
 def test_a_store_does_what_a_dict_says(asking: Asking, monkeypatch: pytest.MonkeyPatch) -> None:

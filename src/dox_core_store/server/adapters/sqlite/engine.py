@@ -26,6 +26,7 @@ __all__ = [
     "DATABASE_FILE",
     "LOCK_FILE",
     "ServerLock",
+    "begin_beside",
     "check_writable",
     "open_engine",
     "sealing_alone",
@@ -41,6 +42,8 @@ _LOCK_SECONDS = 0.3
 (`ServerLock.is_held`) has it for a moment."""
 
 _LOCK_STEP_SECONDS = 0.01
+_PATIENCE_SECONDS = 15.0
+_BEGIN_STEP_SECONDS = 0.001
 _PAGE_CACHE_KIB = 64 * 1024
 _JOURNAL_LIMIT_BYTES = 256 * 1024 * 1024
 """Far above where the log begins anew, so that it is overwritten and not cut: a commit that makes a
@@ -153,10 +156,33 @@ def open_engine(folder: Path, *, file: str = DATABASE_FILE, read_only: bool = Fa
     return engine
 
 
+def begin_beside(connection: sa.Connection) -> None:
+    """A transaction that writes, from outside a server that may be busy.
+
+    Between two of a busy server's commits the lock is free for moments only. SQLite's own waiting
+    sleeps longer and longer and misses them; here it is asked for again and again.
+    Raises `sqlalchemy.exc.OperationalError` after `_PATIENCE_SECONDS`.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    connection.exec_driver_sql("PRAGMA busy_timeout=0")
+    try:
+        while True:
+            try:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            except sa.exc.OperationalError as error:
+                if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                    raise
+                time.sleep(_BEGIN_STEP_SECONDS)
+            else:
+                return
+    finally:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
 def check_writable(connection: sa.Connection) -> None:
     """Raise ``store_read_only`` unless commits will be written, and synced before they return."""
     try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        begin_beside(connection)
         # BEGIN IMMEDIATE is taken on a read-only file too; only a write tells. Nothing stays.
         connection.exec_driver_sql("PRAGMA user_version=0")
         connection.exec_driver_sql("ROLLBACK")

@@ -26,7 +26,7 @@ from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import current_root, open_ring, seal_ring_key
 from dox_core_store.server.adapters.sql.custody_event import read_event
 from dox_core_store.server.adapters.sql.rewrap import Batch, RowRewrapper, rewrappers
-from dox_core_store.server.adapters.sqlite.engine import ServerLock
+from dox_core_store.server.adapters.sqlite.engine import ServerLock, begin_beside
 from dox_core_store.server.adapters.sqlite.ring_follower import RING_EVENT
 from dox_core_store.server.adapters.sqlite.store import OpenedStore
 from dox_core_store.server.domain.access import Caller
@@ -39,9 +39,6 @@ __all__ = ["Rekey", "Rekeyed"]
 
 _PATIENCE_SECONDS = 10.0
 _LOOK_SECONDS = 0.05
-_BUSY_ROUNDS = 6
-"""How often SQLite's own patience (`BUSY_TIMEOUT_MS`) may end before we give up."""
-
 _SERVED_SECONDS, _ALONE_SECONDS = 0.005, 0.03
 """What a transaction should take: beside a server (8 ms at the most), and without one."""
 
@@ -191,7 +188,7 @@ class Rekey:
     def _write(self, connection: sa.Connection, rewrapper: RowRewrapper, batch: Batch) -> None:
         """Commit ``batch``, and give others a turn."""
         served = self._server.is_held()
-        _begin(connection)
+        begin_beside(connection)
         began = time.monotonic()
         try:
             rewrapper.write(connection, batch)
@@ -226,15 +223,3 @@ def _telling() -> Iterator[None]:
 
 def _blocked(detail: str) -> DoxStoreError:
     return error_for("rekey_blocked", detail)
-
-
-def _begin(connection: sa.Connection) -> None:
-    """A transaction that writes, however busy a server is."""
-    for rounds in range(1, _BUSY_ROUNDS + 1):
-        try:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-        except sa.exc.OperationalError as error:
-            if rounds == _BUSY_ROUNDS or "locked" not in str(error.orig):
-                raise
-        else:
-            return

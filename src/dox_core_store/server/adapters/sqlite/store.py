@@ -38,6 +38,7 @@ from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTran
 from dox_core_store.server.adapters.sqlite.ballast import Ballast, Disk
 from dox_core_store.server.adapters.sqlite.engine import (
     DATABASE_FILE,
+    begin_beside,
     check_writable,
     open_engine,
 )
@@ -330,7 +331,7 @@ def _no_alarm(_table: str, _identity: str) -> None:
 def _transact(
     connection: sa.Connection, records: RecordReader, clock: Clock, work: Work[Result]
 ) -> Result:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    begin_beside(connection)
     try:
         transaction = SqlTransaction(connection=connection, reader=records, now=clock.now())
         transaction.keep_up()
