@@ -272,7 +272,7 @@ def test_a_row_that_changes_between_reading_and_writing_is_looked_at_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a new MAC then, and its value is still wrapped under the old key."""
-    other, begin, left = store.opened(), rekey_module._begin, iter(range(12))
+    other, begin, left = store.opened(), rekey_module.begin_beside, iter(range(12))
     version_ids = [version_id for _address, version_id in store.values]
 
     def change_all(tx: Transaction) -> None:
@@ -286,7 +286,7 @@ def test_a_row_that_changes_between_reading_and_writing_is_looked_at_again(
             other._store.write(change_all, other._clock)
         begin(connection)
 
-    monkeypatch.setattr(rekey_module, "_begin", begin_late)
+    monkeypatch.setattr(rekey_module, "begin_beside", begin_late)
     assert store.opened().rekey()[0].complete
     assert next(left, None) is None, "rows were changed in more than one pass"
     store.check(kek=2)
