@@ -458,6 +458,87 @@ def test_a_key_expires_and_can_be_extended(store: RunningStore) -> None:
     assert read(store, "api.expires", token) == "value"
 
 
+def test_a_proposed_version_is_handed_out_once_it_is_promoted(store: RunningStore) -> None:
+    path = "/v1/keys/api.proposed"
+    token = store.issue("api-proposed", "api.proposed")
+    first = post(store, f"{path}/propose", value="one")
+    assert (first["version"], first["state"], first["expires_at"]) == (1, "pending", None)
+    for reader in (token, None):
+        assert read(store, "api.proposed", reader) == "key_not_found"
+        assert read(store, "api.proposed?version=1", reader) == "version_unavailable"
+    (row,) = listed(store, "prefix=api.proposed")
+    assert (row["version"], row["state"]) == (None, "pending")
+    assert code_of(ask(store, "POST", f"{path}/rollback", body={})) == "key_not_found"
+    promoted = post(store, f"{path}/promote", if_version=0)
+    assert (promoted["version"], promoted["state"]) == (1, "current")
+    life = datetime.fromisoformat(promoted["expires_at"]) - datetime.now(UTC)
+    assert abs(life - timedelta(days=90)) < timedelta(minutes=5)
+    assert read(store, "api.proposed", token) == "one"
+
+    post(store, f"{path}/propose", value="two", expires_at="2999-01-01T00:00:00Z")
+    post(store, f"{path}/propose", value="three")
+    several = ask(store, "POST", f"{path}/promote", body={})
+    assert (several.status, code_of(several)) == (409, "illegal_transition")
+    assert "2, 3" in several.json["detail"]
+    assert read(store, "api.proposed", token) == "one"
+    assert post(store, f"{path}/promote", version=3)["version"] == 3
+    stale = ask(store, "POST", f"{path}/promote", body={})
+    assert (code_of(stale), stale.json["actual_version"]) == ("version_conflict", 3)
+    assert post(store, f"{path}/destroy", version=2)["state"] == "destroyed"
+    assert code_of(ask(store, "POST", f"{path}/promote", body={})) == "version_not_found"
+    assert [read(store, f"api.proposed{v}", token) for v in ("", "?version=1")] == ["three", "one"]
+    assert post(store, f"{path}/retire")["state"] == "retired"
+    assert read(store, "api.proposed?version=1", token) == "version_unavailable"
+    assert read(store, "api.proposed?version=1") == "one"
+    actions = [entry["action"] for entry in entries(store, "key_path=api.proposed.production")]
+    assert {"PROPOSE", "PROMOTE", "RETIRE", "DESTROY"} <= set(actions)
+
+
+def test_a_key_is_expired_and_comes_back(store: RunningStore) -> None:
+    store.put("api.ended", "value")
+    token = store.issue("api-ended", "api.ended")
+    assert read(store, "api.ended", token) == "value"
+    ended = post(store, "/v1/keys/api.ended/expire", reason="over")
+    assert ended["state"] == "current"
+    for reader in (token, None):
+        assert read(store, "api.ended", reader) == "key_expired"
+    again = post(store, "/v1/keys/api.ended/expire")
+    assert again["expires_at"] == ended["expires_at"]
+    post(store, "/v1/keys/api.ended/extend", expires_at="2999-01-01T00:00:00Z")
+    assert read(store, "api.ended", token) == "value"
+    post(store, "/v1/keys/api.ended/revoke")
+    for act in ("expire", "extend"):
+        body = {"expires_at": "2999-01-01T00:00:00Z"} if act == "extend" else {}
+        refused = ask(store, "POST", f"/v1/keys/api.ended/{act}", body=body)
+        assert code_of(refused) == "illegal_transition"
+
+
+def test_a_key_is_described(store: RunningStore) -> None:
+    path = "/v1/keys/api.described"
+    for value in ("one", "two", "three", "four"):
+        store.put("api.described", value, owner="ada")
+    store.put("api.described.below", "another key")
+    told = ask(store, "GET", f"{path}/description").json
+    assert (told["version"], told["state"], told["owner"], told["usage"]) == (
+        4, "current", "ada", None,
+    )  # fmt: skip
+    assert (told["keep_versions"], told["unverified_since"]) == (None, None)
+    assert told["created_at"] <= told["rotated_at"]
+    assert [v["state"] for v in told["versions"]] == ["retired", "retired", "previous", "current"]
+    assert "four" not in json.dumps(told)
+    said = post(store, f"{path}/describe", owner="bob", usage="a test", keep_versions=1)
+    assert (said["owner"], said["usage"], said["keep_versions"]) == ("bob", "a test", 1)
+    assert [v["state"] for v in said["versions"]] == ["destroyed", "retired", "previous", "current"]
+    (row, _below) = listed(store, "prefix=api.described")
+    assert {name: said[name] for name in row} == row
+    by_environment = ask(store, "GET", f"{path}/description?environment=staging")
+    assert code_of(by_environment) == "key_not_found"
+    (put_away,) = entries(store, "key_path=api.described.production&action=DESTROY")
+    assert (put_away["version"], put_away["reason"]) == (1, "retention")
+    (described,) = entries(store, "key_path=api.described.production&action=DESCRIBE")
+    assert described["version"] is None
+
+
 def test_a_key_lives_90_days_unless_told_otherwise(store: RunningStore) -> None:
     expires = datetime.fromisoformat(store.put("api.default", "value")["expires_at"])
     assert abs(expires - datetime.now(UTC) - timedelta(days=90)) < timedelta(minutes=5)

@@ -90,7 +90,13 @@ IN_A_BODY = [
 ACTS: list[tuple[str, str, str, Any]] = [
     ("GET", "", "GET", None),
     ("GET", "/versions", "LIST", None),
+    ("GET", "/description", "LIST", None),
     ("PUT", "", "PUT", {"value": "never"}),
+    ("POST", "/propose", "PROPOSE", {"value": "never"}),
+    ("POST", "/promote", "PROMOTE", {}),
+    ("POST", "/retire", "RETIRE", {}),
+    ("POST", "/expire", "EXPIRE", {}),
+    ("POST", "/describe", "DESCRIBE", {"owner": "never"}),
     ("POST", "/rollback", "ROLLBACK", {}),
     ("POST", "/revoke", "REVOKE", {}),
     ("POST", "/destroy", "DESTROY", {}),
@@ -237,7 +243,7 @@ def test_what_belongs_to_the_store_is_out_of_reach(
     store: RunningStore, service_token: str, path: str
 ) -> None:
     with nothing_changes(store):
-        for method, rest, _action, body in ACTS[2:]:
+        for method, rest, _action, body in ACTS[3:]:
             answer = ask(store, method, f"/v1/keys/{path}{rest}", body=body)
             refused(store, "reserved_path", "INVALID", answer)
         for token in (None, service_token):
@@ -247,8 +253,9 @@ def test_what_belongs_to_the_store_is_out_of_reach(
                 "DENIED",
                 ask(store, "GET", f"/v1/keys/{path}", token=token),
             )
-        versions = ask(store, "GET", f"/v1/keys/{path}/versions")
-        refused(store, "key_not_found", "NOT_FOUND", versions)
+        for told in ("versions", "description"):
+            answer = ask(store, "GET", f"/v1/keys/{path}/{told}")
+            refused(store, "key_not_found", "NOT_FOUND", answer)
         for pattern in (path, f"{path}.**", f"{path}.*"):
             body = {"service_name": "bad-input", "pattern": pattern}
             refused(store, "reserved_path", "INVALID", ask(store, "POST", "/v1/grants", body=body))
@@ -265,12 +272,13 @@ def test_what_belongs_to_the_store_is_out_of_reach(
 
 def test_contradicting_environments_are_refused(store: RunningStore) -> None:
     with nothing_changes(store):
-        for method, rest, _action, body in ACTS[2:]:
+        for method, rest, _action, body in ACTS[3:]:
             both = {**body, "environment": "staging"}
             answer = ask(store, method, f"/v1/keys/{KEY}.production{rest}", body=both)
             refused(store, "environment_conflict", "INVALID", answer)
         for target in (
             f"/v1/keys/{KEY}.production/versions?environment=staging",
+            f"/v1/keys/{KEY}.production/description?environment=staging",
             f"/v1/keys?prefix={KEY}.production&environment=staging",
         ):
             refused(store, "environment_conflict", "INVALID", ask(store, "GET", target))
@@ -286,7 +294,7 @@ def test_contradicting_environments_are_refused(store: RunningStore) -> None:
 @pytest.mark.parametrize("name", ["nope", "Production", "", "_store", "production ", "\0"])
 def test_an_undeclared_environment_is_refused(store: RunningStore, name: str) -> None:
     with nothing_changes(store):
-        for method, rest, _action, body in ACTS[2:]:
+        for method, rest, _action, body in ACTS[3:]:
             answer = ask(store, method, f"/v1/keys/{KEY}{rest}", body={**body, "environment": name})
             refused(store, "unknown_environment", "INVALID", answer)
         for target, body in (
@@ -593,6 +601,7 @@ def test_a_wrong_if_version_is_told_the_actual_one(store: RunningStore, wrong: i
     with nothing_changes(store):
         for rest, method, body in (
             ("", "PUT", {"value": "never"}),
+            ("/promote", "POST", {}),
             ("/rollback", "POST", {}),
         ):
             answer = ask(store, method, f"/v1/keys/{KEY}{rest}", body={**body, "if_version": wrong})
@@ -607,10 +616,36 @@ def test_a_version_that_is_not_there_is_not_found(store: RunningStore, number: i
         for rest, field in (
             ("revoke", "version"),
             ("destroy", "version"),
+            ("promote", "version"),
+            ("retire", "version"),
             ("rollback", "to_version"),
         ):
             answer = ask(store, "POST", f"/v1/keys/{KEY}/{rest}", body={field: number})
             refused(store, "version_not_found", "NOT_FOUND", answer)
+    keep(store)
+
+
+def test_a_version_of_another_key_is_out_of_reach(store: RunningStore) -> None:
+    """Neither by its id, nor by a number that this key does not have."""
+    for at in range(1, 4):
+        other = ask(store, "POST", "/v1/keys/bad_input.other/propose", body={"value": "other"})
+        assert other.json["version"] == at
+    with nothing_changes(store):
+        for rest, field in (
+            ("promote", "version"),
+            ("rollback", "to_version"),
+            ("retire", "version"),
+            ("revoke", "version"),
+            ("destroy", "version"),
+        ):
+            body = {field: other.json["version_id"]}
+            answer = ask(store, "POST", f"/v1/keys/{KEY}/{rest}", body=body)
+            refused(store, "invalid_field", "INVALID", answer)
+            answer = ask(store, "POST", f"/v1/keys/{KEY}/{rest}", body={field: 3})
+            refused(store, "version_not_found", "NOT_FOUND", answer)
+        answer = ask(store, "POST", "/v1/keys/bad_input.other/promote", body={})
+        refused(store, "illegal_transition", "FAILED", answer)
+        assert "1, 2, 3" in answer.json["detail"]
     keep(store)
 
 
@@ -987,7 +1022,9 @@ def test_without_a_grant_no_answer_tells_whether_a_key_exists(
         store.put(name, "hidden")
     for name, act in (("hid_rev", "revoke"), ("hid_des", "revoke"), ("hid_des", "destroy")):
         assert ask(store, "POST", f"/v1/keys/bad_input.{name}/{act}", body={}).status == 200
-    names = ["one", "rev", "des", "exp", "not"]
+    proposed = ask(store, "POST", "/v1/keys/bad_input.hid_pen/propose", body={"value": "hidden"})
+    assert proposed.status == 200
+    names = ["one", "rev", "des", "exp", "pen", "not"]
     for suffix in ("", ".production", ".staging", "?version=1", ".production?version=9"):
         told = set()
         for name in names:

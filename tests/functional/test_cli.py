@@ -229,6 +229,49 @@ def test_the_life_of_a_key(shared_store: RunningStore) -> None:
     assert "value" not in listed
 
 
+def test_a_version_is_proposed_promoted_and_ended(shared_store: RunningStore) -> None:
+    store, key = shared_store, "cli.proposed"
+    put(store, key, "one")
+    ended = cli(store, "key", "propose", key, "--stdin", "--json", stdin=VALUE)
+    assert ended.returncode == 0
+    assert VALUE not in ended.stdout + ended.stderr
+    assert json.loads(ended.stdout)["state"] == "pending"
+    assert done(store, "key", "get", key)["value"] == "one"
+    late = cli(store, "key", "promote", key, "--if-version", "7")
+    refused(late, REFUSED, "version_conflict")
+    promoted = done(store, "key", "promote", key, "--version", "2", "--if-version", "1")
+    assert (promoted["version"], promoted["state"]) == (2, "current")
+    assert done(store, "key", "get", key)["value"] == VALUE
+    assert done(store, "key", "retire", key, "--reason", "over")["version"] == 1
+    assert done(store, "key", "expire", key)["state"] == "current"
+    refused(cli(store, "key", "get", key), REFUSED, "key_expired")
+    done(store, "key", "extend", key, "--for", "1d")
+    shown = cli(store, "key", "show", key)
+    assert shown.returncode == 0
+    assert "as many as the store's setting says" in shown.stdout
+    assert "retired" in shown.stdout
+    assert VALUE not in shown.stdout
+
+
+def test_a_key_is_described_and_shown(shared_store: RunningStore) -> None:
+    store, key = shared_store, "cli.described"
+    for value in ("one", "two", "three", "four"):
+        put(store, key, value)
+    said = done(store, "key", "describe", key, "--owner", "ops", "--keep-versions", "1")
+    assert (said["owner"], said["keep_versions"]) == ("ops", 1)
+    assert [each["state"] for each in said["versions"]] == [
+        "destroyed", "retired", "previous", "current",
+    ]  # fmt: skip
+    said = done(
+        store, "key", "describe", f"{key}.production", "--usage", "tests",
+        "--keep-versions", "default", "--verified",
+    )  # fmt: skip
+    assert (said["owner"], said["usage"], said["keep_versions"]) == ("ops", "tests", None)
+    assert done(store, "key", "show", key) == said
+    for wrong in ((), ("--keep-versions", "-1"), ("--keep-versions", "some")):
+        refused(cli(store, "key", "describe", key, *wrong), USAGE, "usage")
+
+
 @pytest.mark.parametrize("raw", [b"", b"a\r\nb", b"a\n", '"größe" ☃\\'.encode(), b"\x00\x1b[31m"])
 def test_what_goes_in_comes_out_byte_for_byte(shared_store: RunningStore, raw: bytes) -> None:
     environment = clean_environment(**operator_environment(shared_store))

@@ -13,10 +13,13 @@ from dox_core_store.errors import ConflictError, InvalidRequestError, PayloadToo
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.domain.key import (
     MAX_VALUE_BYTES,
+    OUT_OF_USE,
     READABLE,
     TRANSITIONS,
     Act,
     State,
+    VersionRecord,
+    check_promotion,
     check_value,
     next_state,
     refusal,
@@ -32,7 +35,7 @@ def test_every_state_is_named_in_who_may_read() -> None:
     assert set(READABLE) == set(State)
 
 
-@pytest.mark.parametrize(("state", "act"), itertools.product(State, Act))
+@pytest.mark.parametrize(("state", "act"), list(itertools.product(State, Act)))
 def test_what_is_not_in_the_table_is_refused(state: State, act: Act) -> None:
     if (state, act) in TRANSITIONS:
         assert next_state(state, act) is TRANSITIONS[state, act]
@@ -41,6 +44,93 @@ def test_what_is_not_in_the_table_is_refused(state: State, act: Act) -> None:
             next_state(state, act)
         assert caught.value.code == "illegal_transition"
         assert str(state) in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("act", "legal"),
+    [
+        (Act.PROMOTE, {State.PENDING: State.CURRENT}),
+        (Act.SUPERSEDE, {State.CURRENT: State.PREVIOUS, State.PREVIOUS: State.RETIRED}),
+        (Act.RETIRE, {State.PREVIOUS: State.RETIRED}),
+        (Act.ROLL_BACK, {State.PREVIOUS: State.PREVIOUS, State.RETIRED: State.RETIRED}),
+        (Act.EXPIRE, {State.CURRENT: State.CURRENT}),
+        (Act.EXTEND, {State.CURRENT: State.CURRENT}),
+        (
+            Act.REVOKE,
+            dict.fromkeys(
+                (State.PENDING, State.CURRENT, State.PREVIOUS, State.RETIRED), State.REVOKED
+            ),
+        ),
+        (
+            Act.DESTROY,
+            dict.fromkeys(
+                (State.PENDING, State.PREVIOUS, State.RETIRED, State.REVOKED), State.DESTROYED
+            ),
+        ),
+    ],
+)
+def test_each_act_is_legal_in_these_states_and_no_others(
+    act: Act, legal: dict[State, State]
+) -> None:
+    assert {state: end for (state, each), end in TRANSITIONS.items() if each is act} == legal
+
+
+def test_every_act_is_legal_somewhere_and_can_be_refused() -> None:
+    assert {act for _, act in TRANSITIONS} == set(Act)
+    for act in Act:
+        with pytest.raises(ConflictError, match="destroyed version cannot"):
+            next_state(State.DESTROYED, act)
+
+
+def test_what_nobody_reads_and_still_has_a_value_is_out_of_use() -> None:
+    assert {state for state in State if "service" not in READABLE[state]} - {
+        State.PENDING,
+        State.DESTROYED,
+    } == set(OUT_OF_USE)
+
+
+def version(number: int, state: State, expires_at: datetime | None = None) -> VersionRecord:
+    return VersionRecord(
+        version_id=f"{number:032x}",
+        key_id=1,
+        number=number,
+        state=state,
+        created_at=NOW,
+        created_by="operator:ada",
+        expires_at=expires_at,
+        rolled_back_from=None,
+        sealed=b"",
+    )
+
+
+@pytest.mark.parametrize("head", [None, *State])
+@pytest.mark.parametrize("number", [2, 4])
+def test_a_pending_version_is_stale_once_a_newer_one_is_current(
+    head: State | None, number: int
+) -> None:
+    pending = version(number, State.PENDING, NOW + SECOND)
+    current = None if head is None else version(3, head)
+    if head is State.CURRENT and number == 2:
+        with pytest.raises(ConflictError) as caught:
+            check_promotion(pending, current, NOW)
+        assert (caught.value.code, caught.value.extra) == (
+            "version_conflict",
+            {"actual_version": 3},
+        )
+    else:
+        check_promotion(pending, current, NOW)
+
+
+@pytest.mark.parametrize("state", State)
+def test_only_a_pending_version_that_lives_is_promoted(state: State) -> None:
+    for expires_at in (None, NOW + SECOND, NOW, NOW - SECOND):
+        is_over = expires_at is not None and expires_at <= NOW
+        if state is State.PENDING and not is_over:
+            check_promotion(version(2, state, expires_at), version(1, State.CURRENT), NOW)
+            continue
+        with pytest.raises(ConflictError) as caught:
+            check_promotion(version(2, state, expires_at), None, NOW)
+        assert caught.value.code == "illegal_transition"
 
 
 @given(

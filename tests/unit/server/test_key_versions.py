@@ -123,6 +123,17 @@ def test_a_key_whose_proposals_are_gone_is_not_pending(asking: Asking) -> None:
     assert (listed(asking), states(asking)) == ([(None, None)], {1: "destroyed"})
 
 
+def test_a_rollback_without_a_number_takes_the_previous_version(asking: Asking) -> None:
+    put(asking, "one", "two", "three")
+    assert post(asking, "rollback").json["rolled_back_from"] == 2
+    assert asking("GET", KEY).json["value"] == "two"
+    post(asking, "retire")
+    post(asking, "retire", version=3)  # again: nothing changes
+    assert states(asking) == {1: "retired", 2: "retired", 3: "retired", 4: "current"}
+    assert post(asking, "retire").code == "version_not_found"
+    assert post(asking, "rollback").json["rolled_back_from"] == 3
+
+
 # --- retention ------------------------------------------------------------------------------------
 
 
