@@ -82,6 +82,13 @@ def refusals(
     yield "a value of the wrong type", put({"value": {"x": value}}), 400
     yield "a value for a number", put({"value": "x", "if_version": value}), 400
     yield "a value for a time", put({"value": "x", "expires_at": value}), 400
+    proposal = {"value": value, "extra": value}
+    yield "a wrong proposal", store.request("POST", f"{key}/propose", json=proposal), 400
+    yield (
+        "a value for a version",
+        store.request("POST", f"{key}/promote", json={"version": value}),
+        400,
+    )
     yield "malformed JSON", put(b'{"value": ' + json.dumps(value).encode() + b", oh"), 400
     yield "no JSON at all", put(b'{"value": ' + value.encode() + b"}"), 400
     yield "invalid UTF-8", put(b'{"value": "' + value[:20].encode() + b'\xff"}'), 400
@@ -103,6 +110,7 @@ def misnomers(store: RunningStore, canary: Canary) -> Iterator[Answer]:
     yield store.request("PUT", key, json={"value": "x", value: "x"})
     yield store.request("PUT", key, json={"value": "x", "environment": value})
     yield store.request("POST", f"{key}/revoke", json={value: value})
+    yield store.request("POST", f"{key}/describe", json={"keep_versions": value})
     yield store.request("POST", "/tokens", json={"service_name": value})
     yield store.request("GET", f"/v1/keys?{urllib.parse.quote(value)}=1")
 
@@ -129,7 +137,8 @@ def everything_written(store: RunningStore) -> Iterator[tuple[str, bytes]]:
 
 def everything_told(store: RunningStore) -> Iterator[tuple[str, bytes]]:
     for path in ("/v1/ledger?limit=500", "/v1/ledger/export", "/metrics", "/openapi.json",
-                 "/v1/keys?limit=500", "/v1/keys/canary.key/versions", "/v1/services",
+                 "/v1/keys?limit=500", "/v1/keys/canary.key/versions",
+                 "/v1/keys/canary.key/description", "/v1/services",
                  "/v1/health", "/v1/ready", "/.well-known/jwks.json", "/docs/errors"):  # fmt: skip
         answer = store.request("GET", path)
         assert answer.status == 200, path
@@ -162,6 +171,9 @@ def test_the_value_is_found_nowhere_but_in_its_answers(
     assert {answer.status for answer in misnomers(store, canary)} == {400}
     canary.check_absent("what the import printed", import_value(store, canary, tmp_path))
     assert store.get("canary.imported", reader).json["value"] == canary.value
+    proposed = {"value": canary.value + "3"}
+    check_told("a proposal", store.request("POST", f"{key}/propose", json=proposed), 200)
+    check_told("a promotion", store.request("POST", f"{key}/promote", json={}), 200)
     check_told("a destruction", store.request("POST", f"{key}/destroy", json={"version": 1}), 200)
     check_told("a revocation", store.request("POST", f"{key}/revoke", json={}), 200)
     check_told("a read of the revoked", store.get("canary.key", reader), 410)
