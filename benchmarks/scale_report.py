@@ -20,8 +20,6 @@ PLOT = "scale.svg"
 _P50_OF_SMALL = 1.2
 _RESIDENT_MEGABYTES = 400
 _START_SECONDS = 5.0
-_IMPORTED_PER_SECOND = 8_000
-_SETTLED_PER_SECOND = 10_000
 _PAGE_OF_SMALL = 2.0
 
 _HOW = (
@@ -47,14 +45,13 @@ def scale_verdicts(small: Sized, large: Sized) -> list[Verdict]:
         for name in large.page_milliseconds
     )
     resident = large.resident_bytes / 1e6
-    filling = large.filling
     verdicts = [
         (f"read p50 against {small.keys:,} keys, same rate", p50, _P50_OF_SMALL, "x", 2),
         ("resident memory", resident, _RESIDENT_MEGABYTES, " MB", 0),
         ("start until ready", large.start_seconds, _START_SECONDS, " s", 1),
         (f"slowest kind of page against {small.keys:,} keys", page, _PAGE_OF_SMALL, "x", 2),
     ]
-    found = [
+    return [
         Verdict(
             f"{large.keys:,} keys: {what}",
             f"≤ {most:g}{unit}",
@@ -64,21 +61,6 @@ def scale_verdicts(small: Sized, large: Sized) -> list[Verdict]:
         )
         for what, measured, most, unit, digits in verdicts
     ]
-    for what, rate, least in (
-        ("imported", filling.keys_per_second, _IMPORTED_PER_SECOND),
-        ("settled", filling.settled_per_second, _SETTLED_PER_SECOND),
-    ):
-        if rate is not None:
-            found.append(
-                Verdict(
-                    f"{large.keys:,} keys: {what}",
-                    f"≥ {least:,}/s",
-                    "none",
-                    f"{rate:,.0f}/s",
-                    "met" if rate >= least else "not met",
-                )
-            )
-    return found
 
 
 def scale_lines(sizes: Sequence[Sized]) -> list[str]:

@@ -14,7 +14,7 @@ import hashlib
 import hmac
 import os
 import struct
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -63,11 +63,17 @@ class Binding(NamedTuple):
 
 def associated_data(purpose: str, *fields: str) -> bytes:
     """Each field as a 32-bit big-endian length and its UTF-8 bytes: no two lists encode alike."""
-    parts = [b"doxstore/envelope/1"]
-    for field in (purpose, *fields):
-        raw = field.encode()
-        parts += (struct.pack(">I", len(raw)), raw)
-    return b"".join(parts)
+    return _START + _encoded((purpose, *fields))
+
+
+def _encoded(fields: Iterable[str]) -> bytes:
+    raw = [field.encode() for field in fields]
+    return b"".join([part for each in raw for part in (len(each).to_bytes(4), each)])
+
+
+_START = b"doxstore/envelope/1"
+_DATA_KEY, _VALUE = associated_data("data-key"), associated_data("value")
+"""What the two boxes of a sealed value begin with; the binding behind it is encoded once."""
 
 
 def seal_box(key: bytes, plaintext: bytes, context: bytes, nonce: bytes | None = None) -> bytes:
@@ -171,22 +177,19 @@ class Ring:
 
     def seal(self, plaintext: bytes, binding: Binding) -> bytes:
         """``format || number || wrapped data key || sealed value``, bound to ``binding``."""
-        data_key, now = os.urandom(KEY_BYTES), self._now
+        data_key, now, bound = os.urandom(KEY_BYTES), self._now, _encoded(binding)
         header = _HEADER.pack(FORMAT, now.newest)
-        wrapped = seal_box(
-            now.keys[now.newest], data_key, header + associated_data("data-key", *binding)
-        )
-        return header + wrapped + seal_box(data_key, plaintext, associated_data("value", *binding))
+        wrapped = seal_box(now.keys[now.newest], data_key, header + _DATA_KEY + bound)
+        return header + wrapped + seal_box(data_key, plaintext, _VALUE + bound)
 
     def open(self, sealed: bytes, binding: Binding) -> bytes:
         """The value. Raises `DamagedSealError`, also where ``binding`` is another's."""
         if len(sealed) < _HEADER.size + _WRAPPED_BYTES:
             raise DamagedSealError("too short to be sealed")
         header, rest = sealed[: _HEADER.size], sealed[_HEADER.size :]
-        key = self._key_of(header)
-        context = associated_data("data-key", *binding)
-        data_key = open_box(key, rest[:_WRAPPED_BYTES], header + context)
-        return open_box(data_key, rest[_WRAPPED_BYTES:], associated_data("value", *binding))
+        key, bound = self._key_of(header), _encoded(binding)
+        data_key = open_box(key, rest[:_WRAPPED_BYTES], header + _DATA_KEY + bound)
+        return open_box(data_key, rest[_WRAPPED_BYTES:], _VALUE + bound)
 
     def rewrap(self, sealed: bytes, binding: Binding) -> bytes:
         """``sealed`` with its data key wrapped under the newest key; the value is not touched.
@@ -197,7 +200,7 @@ class Ring:
             raise DamagedSealError("too short to be sealed")
         header, rest = sealed[: _HEADER.size], sealed[_HEADER.size :]
         key, now = self._key_of(header), self._now
-        context = associated_data("data-key", *binding)
+        context = _DATA_KEY + _encoded(binding)
         data_key = open_box(key, rest[:_WRAPPED_BYTES], header + context)
         header = _HEADER.pack(FORMAT, now.newest)
         wrapped = seal_box(now.keys[now.newest], data_key, header + context)
