@@ -119,11 +119,12 @@ def _fill(folder: Path, plan: Plan, *, busy: bool) -> _Store:
         write_services(folder / "services.tsv", plan, register(http, plan))
         url = str(http.base_url)
         seconds = import_file(files[0], url, operator)
-        reads = None
-        if busy and len(files) > 1:
-            with _read_meanwhile(folder, port, services=plan.services // len(files)) as taken:
-                seconds += sum(import_file(file, url, operator) for file in files[1:])
-            reads = taken.result()
+        reads: Future[Measurement] | None = None
+        with contextlib.ExitStack() as beside:
+            if busy and len(files) > 1:
+                read = _read_meanwhile(folder, port, services=plan.services // len(files))
+                reads = beside.enter_context(read)
+            seconds += sum(import_file(file, url, operator) for file in files[1:])
         settled = _settled(folder, plan.keys, time.monotonic())
     _say(
         f"{plan.keys / seconds:,.0f} keys/s imported"
@@ -131,7 +132,8 @@ def _fill(folder: Path, plan: Plan, *, busy: bool) -> _Store:
     )
     for file in files:
         file.unlink()
-    return _Store(folder, plan, operator, Filling(plan.keys / seconds, settled, reads))
+    filling = Filling(plan.keys / seconds, settled, reads.result() if reads else None)
+    return _Store(folder, plan, operator, filling)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ function init(args)
    end
    services, keys = #heads, tonumber(args[2])
    local rest = tonumber(args[3])
-   math.randomseed(8420 + number)
+   -- Other keys in each run: the same ones again would be found in the node's cache.
+   math.randomseed(os.time() * 8 + number)
    if rest > 0 then
       function delay()
          return math.random(0, 2 * rest)
