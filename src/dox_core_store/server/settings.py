@@ -31,8 +31,16 @@ _NOT_NEGATIVE = (
     "max_connections",
     "shutdown_seconds",
     "ballast_mib",
+    "ledger_keep_days",
+    "ledger_max_gib",
 )
-_LEAST = {**dict.fromkeys(_NOT_NEGATIVE, 0), "backup_every_hours": 1, "backup_keep": 1}
+_LEAST = {
+    **dict.fromkeys(_NOT_NEGATIVE, 0),
+    "backup_every_hours": 1,
+    "backup_keep": 1,
+    "ship_lag_seconds": 1,
+}
+_SEVERAL = frozenset({"trusted_proxies", "ship_to", "ship_required"})
 _NOT_SETTINGS = frozenset({"config"})
 
 
@@ -66,6 +74,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """How long a client may serve a value from its cache."""
     outage_grace_seconds: int = 3600
     """How long a client may serve a value while the store cannot be reached."""
+    trusted_proxies: list[str] = []
+    """Networks (CIDR) of the proxies whose word on a client's address is taken; none: nobody's."""
+    ship_to: list[str] = []
+    """Where checkpoints and changes are shipped as they come: file:///FILE, syslog://HOST:PORT,
+    https://…, s3://BUCKET/PREFIX; none: they stay in the store."""
+    ship_required: list[str] = []
+    """The same, but reads are refused once one of these is behind by `ship_lag_seconds`."""
+    ship_lag_seconds: int = 600
+    ship_token_file: str = ""
+    """File with the bearer for webhooks among them, read at each use; empty: they get none."""
+    ship_ca_file: str = ""
+    """Authorities that vouch for webhooks and syslog servers; empty: the system's."""
+    ledger_keep_days: int = 400
+    """How long entries are kept; changes are kept for good. 0: all are."""
+    ledger_max_gib: int = 20
+    """How large the store's file may grow: reads are refused then, nothing is dropped; 0: as large
+    as the disk."""
     max_connections: int = 20_000
     shutdown_seconds: int = 10
     """How long requests under way may take once the server was told to stop."""
@@ -90,6 +115,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 raise _bad(name, f"a number from {least}")
         if self.unseal_with and self.unseal_with not in list(SlotKind):
             raise _bad("unseal_with", f"{', '.join(SlotKind)}, or nothing")
+        for network in self.trusted_proxies:
+            if not _is_network(network):
+                raise _bad("trusted_proxies", f"networks such as 10.0.0.0/8, not {network}")
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise _bad("log_level", "debug, info, warning or error")
         if not (self.tls_certificate_file or self.allow_plain_http or _is_loopback(self.host)):
@@ -117,12 +145,17 @@ def load_settings(
                 continue
             if setting not in known:
                 raise ConfigurationError("bad_setting", f"{name} is not a setting of this server.")
-            values[setting] = text
+            values[setting] = _several(text) if setting in _SEVERAL else text
     values.update({name: value for name, value in given.items() if value is not None})
     try:
         return msgspec.convert(values, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise ConfigurationError("bad_setting", f"{error}.") from error
+
+
+def _several(text: str) -> list[str]:
+    """What the environment says of a setting that takes several: separated by commas."""
+    return [each for each in map(str.strip, text.split(",")) if each]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -141,6 +174,14 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _is_network(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _bad(name: str, takes: str) -> ConfigurationError:

@@ -29,6 +29,7 @@ __all__ = [
     "Permission",
     "Role",
     "ServiceRecord",
+    "TokenBindingRecord",
     "TokenRecord",
     "grants_digest",
     "permitted",
@@ -159,6 +160,15 @@ class TokenRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime
     issued_by: str
     revoked_at: datetime | None
+
+
+class TokenBindingRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """From where a token may be used (networks, as CIDR; none: from anywhere), and by the holder of
+    which key (RFC 7638 thumbprint). For lists: what binds stands in the token itself."""
+
+    token_id: str
+    addresses: list[str]
+    key_thumbprint: str | None
 
 
 class Caller(NamedTuple):

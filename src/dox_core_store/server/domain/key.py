@@ -31,6 +31,7 @@ __all__ = [
     "TRANSITIONS",
     "Act",
     "ImportRecord",
+    "KeyLimitRecord",
     "KeyRecord",
     "State",
     "TombstoneRecord",
@@ -265,6 +266,15 @@ class TombstoneRecord(msgspec.Struct, frozen=True, kw_only=True):
     version_id: str
     state: State
     buried_at: datetime
+
+
+class KeyLimitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """How fast a key may be read, by all services together."""
+
+    key_id: int
+    limit_count: int
+    limit_period_seconds: int
+    limit_burst: int
 
 
 class UpkeepRecord(msgspec.Struct, frozen=True, kw_only=True):

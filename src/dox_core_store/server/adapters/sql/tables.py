@@ -16,11 +16,13 @@ from dox_core_store.server.domain.access import (
     GrantRecord,
     OperatorRecord,
     ServiceRecord,
+    TokenBindingRecord,
     TokenRecord,
 )
 from dox_core_store.server.domain.epoch import EpochRecord
 from dox_core_store.server.domain.key import (
     ImportRecord,
+    KeyLimitRecord,
     KeyRecord,
     TombstoneRecord,
     UpkeepRecord,
@@ -32,10 +34,10 @@ __all__ = ["FEED", "READABLE_BY", "RECORDS", "SCHEMAS", "Instant", "metadata"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-SCHEMAS = ("0001", "0002")
+SCHEMAS = ("0001", "0002", "0003")
 """Every Alembic revision that this release knows; it reads and writes the last one."""
 
-READABLE_BY = "0002:0001"
+READABLE_BY = "0003:0001"
 """The last revision, and the oldest one whose release may still work on it: migrations first add,
 and what nobody needs any more goes a release later."""
 
@@ -231,6 +233,24 @@ key_read = sa.Table(
     _instant("last_read_at"),
     sqlite_with_rowid=False,
 )
+key_limit = sa.Table(
+    "key_limit",
+    metadata,
+    sa.Column("key_id", _BIG_KEY, primary_key=True),
+    _number("limit_count"),
+    _number("limit_period_seconds"),
+    _number("limit_burst"),
+    _blob("mac"),
+)
+service_call = sa.Table(
+    "service_call",
+    metadata,
+    sa.Column("path", sa.Text, primary_key=True),
+    sa.Column("environment", sa.Text, primary_key=True),
+    sa.Column("service", sa.Text, primary_key=True),
+    _instant("last_called_at"),
+    sqlite_with_rowid=False,
+)
 service = sa.Table(
     "service",
     metadata,
@@ -283,6 +303,21 @@ token = sa.Table(
     _instant("revoked_at", nullable=True),
     _blob("mac"),
     sa.Index("ix_token_expires_at", "expires_at"),
+)
+token_binding = sa.Table(
+    "token_binding",
+    metadata,
+    sa.Column("token_id", sa.Text, primary_key=True),
+    sa.Column("addresses", sa.JSON, nullable=False),
+    _optional("key_thumbprint"),
+    _blob("mac"),
+)
+token_use = sa.Table(
+    "token_use",
+    metadata,
+    sa.Column("token_id", sa.Text, primary_key=True),
+    _instant("last_used_at"),
+    sqlite_with_rowid=False,
 )
 signing_key = sa.Table(
     "signing_key",
@@ -354,11 +389,13 @@ RECORDS: dict[type, sa.Table] = {
     VersionRecord: version,
     TombstoneRecord: tombstone,
     UpkeepRecord: key_upkeep,
+    KeyLimitRecord: key_limit,
     EpochRecord: epoch,
     ImportRecord: key_import,
     ServiceRecord: service,
     GrantRecord: access_grant,
     OperatorRecord: operator,
     TokenRecord: token,
+    TokenBindingRecord: token_binding,
     SigningKeyRecord: signing_key,
 }
