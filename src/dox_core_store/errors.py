@@ -222,6 +222,11 @@ CODES: dict[str, Code] = {
         "The token is not valid here",
         "Issue a new token with `doxstore token issue SERVICE`.",
     ),
+    "address_not_allowed": Code(
+        AuthenticationError,
+        "The token may not be used from this address",
+        "Issue a token for this network with `doxstore token issue SERVICE --address CIDR`.",
+    ),
     "token_expired": Code(
         AuthenticationError,
         "The token has expired",
@@ -386,6 +391,16 @@ CODES: dict[str, Code] = {
         StoreUnavailableError,
         "The access cannot be put on record",
         "Nothing was revealed. See `docs/operations.md`: usually a full or slow disk.",
+    ),
+    "sink_behind": Code(
+        StoreUnavailableError,
+        "The ledger is not shipped where it has to be",
+        "Bring the place back that `ship_required` names; reads go on once it has caught up.",
+    ),
+    "ledger_full": Code(
+        StoreUnavailableError,
+        "The ledger has no room left",
+        "Raise `ledger_max_gib`, or move old entries away as `docs/operations.md` says.",
     ),
     "overloaded": Code(
         StoreUnavailableError, "Too many requests are waiting", "Come back after `Retry-After`."

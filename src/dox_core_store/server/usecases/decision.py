@@ -81,10 +81,8 @@ class Decisions:
         self, principal: Principal, path: str, number: int | None
     ) -> Prepared | DoxStoreError:
         """Steps 2 and 4 on what this node knows now. Without I/O where the value is at hand."""
-        if self._registry.unreviewed:
-            return StoreUnavailableError(
-                "unreviewed", "This store goes on from an older state, which nobody signed off yet."
-            )
+        for code, detail in self._registry.held.items():
+            raise StoreUnavailableError(code, detail)
         try:
             address = self._authorize(principal, path)
             prepared = self._values.get(address) if number is None else None

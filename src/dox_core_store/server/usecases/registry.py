@@ -37,6 +37,7 @@ _BLOCKS = 20
 while an import fills them."""
 
 _STORE = "_store."
+_UNREVIEWED = "This store goes on from an older state, which nobody signed off yet."
 
 
 def subject(kind: str, name: str) -> str:
@@ -87,8 +88,8 @@ class Registry:
         self._alarm = alarm
         self._epoch = epoch
         self._follow_seal = follow_seal
-        self.unreviewed = needs_review(epoch, None)
-        """Whether nothing may be handed out, because nobody has signed this epoch off yet."""
+        self.held: dict[str, str] = {}
+        """Why nothing may be handed out now: codes of 503 answers, each with its detail."""
         self.services: dict[str, KnownService] = {}
         self.operators: dict[str, OperatorRecord] = {}
         self.environments: frozenset[str] = frozenset()
@@ -97,6 +98,7 @@ class Registry:
         self._live: set[str] = set()
         """Ids of tokens that were issued and not revoked. A token whose row is missing, or whose
         row's MAC does not hold, is not among them: whoever edits the database revives nothing."""
+        self._judge_epoch(None)
 
     async def load(self) -> None:
         """Read everything once, at start."""
@@ -111,6 +113,16 @@ class Registry:
         await self._load_epoch()
         self.environments = frozenset(await self._catalog.environments())
         self._follow_seal()
+
+    def hold(self, code: str, detail: str | None) -> None:
+        """Have every read refused with ``code`` from here on; None ends that."""
+        if self.held.get(code) == detail:
+            return
+        if detail is None:
+            del self.held[code]
+        else:
+            self.held[code] = detail
+        self.revision += 1
 
     def check(self, claims: Claims, now: float) -> KnownService | OperatorRecord:
         """Who the verified ``claims`` speak for, if that still holds at ``now`` (epoch seconds).
@@ -186,7 +198,10 @@ class Registry:
 
     async def _load_epoch(self) -> None:
         found = await self._catalog.records(EpochRecord, None, 1, epoch=self._epoch)
-        self.unreviewed = needs_review(self._epoch, found[0] if found else None)
+        self._judge_epoch(found[0] if found else None)
+
+    def _judge_epoch(self, record: EpochRecord | None) -> None:
+        self.hold("unreviewed", _UNREVIEWED if needs_review(self._epoch, record) else None)
 
     async def _load_signing_keys(self) -> None:
         records = await self._all(SigningKeyRecord, "kid")
