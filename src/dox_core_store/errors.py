@@ -222,6 +222,21 @@ CODES: dict[str, Code] = {
         "The token is not valid here",
         "Issue a new token with `doxstore token issue SERVICE`.",
     ),
+    "proof_needed": Code(
+        AuthenticationError,
+        "The token is bound to a key",
+        "Give the service its key by `SERVICE_KEY_FILE` or `SERVICE_KEY`.",
+    ),
+    "proof_invalid": Code(
+        AuthenticationError,
+        "The proof is not valid for this request",
+        "Make a new proof for each request, with the key that the token was issued for.",
+    ),
+    "nonce_needed": Code(
+        AuthenticationError,
+        "The proof lacks a current nonce",
+        "Make the proof again with the nonce of the header `DPoP-Nonce`; `KeyClient` does.",
+    ),
     "address_not_allowed": Code(
         AuthenticationError,
         "The token may not be used from this address",
