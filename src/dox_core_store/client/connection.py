@@ -113,7 +113,10 @@ class StoreConnection:
     async def _ask_as(self, token: Token, call: Call, read: Read[T]) -> T:
         session = await self.session()
         reply = await session.transport.send(
-            call, token=token.text, timeout_seconds=self._endpoint.timeout_seconds
+            call,
+            token=token.text,
+            key=token.key,
+            timeout_seconds=self._endpoint.timeout_seconds,
         )
         return read(reply, store_id=token.claims.iss)
 

@@ -16,12 +16,15 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    from dox_core_store.client.proof import ServiceKey
 
 __all__ = ["Claims", "Credential", "Token", "source_from"]
 
@@ -35,21 +38,30 @@ _DAY_SECONDS = 86_400
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 
+class Confirmation(msgspec.Struct, frozen=True):
+    """The key that a token is bound to, by its thumbprint (RFC 9449, 6.1)."""
+
+    jkt: str
+
+
 class Claims(msgspec.Struct, frozen=True):
-    """What a token says: ``sub`` (the service), ``iss`` (the store's id), ``env``, times."""
+    """What a token says: ``sub`` (the service), ``iss`` (the store's id), ``env``, times, and
+    ``cnf`` if it is bound to a key."""
 
     sub: str
     iss: str | None = None
     env: str | None = None
     iat: float | None = None
     exp: float | None = None
+    cnf: Confirmation | None = None
 
 
 class Token(NamedTuple):
-    """A token to send, and what it says."""
+    """A token to send, what it says, and the key to send it with, if it is bound to one."""
 
     text: Sensitive
     claims: Claims
+    key: ServiceKey | None = None
 
 
 Source = Sensitive | Path
@@ -81,6 +93,7 @@ class Credential:
     ``service_name``, if given, must be the token's ``sub``, now and after every change.
     ``on_new_principal`` is called when a changed file's token stands for somebody else: another
     environment or another store, so whatever was learnt with the old one no longer holds.
+    ``environ`` says where the key of a bound token is.
     """
 
     def __init__(
@@ -90,11 +103,13 @@ class Credential:
         wall: Callable[[], float],
         service_name: str | None = None,
         on_new_principal: Callable[[], None] | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         self._path = source if isinstance(source, Path) else None
         self._wall = wall
         self._service_name = service_name
         self._on_new_principal = on_new_principal
+        self._environ = environ or {}
         self._warned_days: int | None = None
         self._seen = self._stamp()
         self._token = self._parsed(source if isinstance(source, Sensitive) else self._read())
@@ -164,7 +179,17 @@ class Credential:
                 f"The token was issued for {ascii(claims.sub)[:80]}, "
                 f"but service_name is {ascii(self._service_name)[:80]}.",
             )
-        return Token(text, claims)
+        return Token(text, claims, None if claims.cnf is None else self._key(claims.cnf.jkt))
+
+    def _key(self, thumbprint: str) -> ServiceKey:
+        # Imported only for bound tokens: the others' services do not wait for it.
+        from dox_core_store.client.proof import service_key_from  # noqa: PLC0415
+
+        key = service_key_from(self._environ)
+        if key is None or key.thumbprint != thumbprint:
+            which = "a key: set SERVICE_KEY_FILE or SERVICE_KEY" if key is None else "another key"
+            raise ConfigurationError("bad_setting", f"The token is bound to {which}.")
+        return key
 
     def _warn_when_due(self) -> None:
         claims = self._token.claims

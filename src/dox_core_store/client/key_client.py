@@ -89,6 +89,7 @@ class KeyClient:
             wall=time.time,
             service_name=service_name,
             on_new_principal=self._forget_all,
+            environ=os.environ,
         )
         self._connection = StoreConnection(endpoint=endpoint, credential=credential)
 

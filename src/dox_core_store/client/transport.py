@@ -17,8 +17,10 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import ssl
+import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import httpx2
 
@@ -26,6 +28,9 @@ from dox_core_store.client.endpoint import Endpoint
 from dox_core_store.client.protocol import Call, Reply, not_the_store
 from dox_core_store.errors import ConnectionFailedError, DoxStoreError
 from dox_core_store.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    from dox_core_store.client.proof import ServiceKey
 
 __all__ = ["HttpTransport", "failure_of"]
 
@@ -35,6 +40,7 @@ MAX_REPLY_BYTES = 128 * 1024 * 1024
 MAX_LINE_BYTES = 1024 * 1024
 """Far above a ledger entry."""
 
+_UNAUTHORIZED = 401
 _BROKEN = (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError)
 
 _REASONS: dict[type[BaseException], str] = {
@@ -66,6 +72,7 @@ class HttpTransport:
     def __init__(self, endpoint: Endpoint) -> None:
         self._url = endpoint.url
         self._timeout_seconds = endpoint.timeout_seconds
+        self._nonce: str | None = None
         self._client = httpx2.AsyncClient(
             verify=endpoint.tls_context(),
             proxy=endpoint.proxy,
@@ -79,16 +86,24 @@ class HttpTransport:
             },
         )
 
-    async def send(self, call: Call, *, token: Sensitive | None, timeout_seconds: float) -> Reply:
-        """The store's reply, or somebody's. Raises only `ConnectionFailedError`."""
+    async def send(
+        self,
+        call: Call,
+        *,
+        token: Sensitive | None,
+        timeout_seconds: float,
+        key: ServiceKey | None = None,
+    ) -> Reply:
+        """The store's reply, or somebody's; ``key`` proves that a bound ``token`` is ours. Raises
+        only `ConnectionFailedError`."""
         try:
             async with asyncio.timeout(timeout_seconds):
                 try:
-                    return await self._exchange(call, token, timeout_seconds)
+                    return await self._exchange(call, token, key, timeout_seconds)
                 except _BROKEN:
                     if not call.repeatable:
                         raise
-                return await self._exchange(call, token, timeout_seconds)
+                return await self._exchange(call, token, key, timeout_seconds)
         except Exception as error:  # noqa: BLE001  # total on purpose: nothing foreign leaves here
             failure = self._ours(error)
         raise failure
@@ -102,7 +117,7 @@ class HttpTransport:
         raises if there will be none. Time is bounded per read here, for an export has no end.
         """
         try:
-            request = self._request(call, token, self._timeout_seconds)
+            request = self._request(call, token, None, self._timeout_seconds)
             response = await self._client.send(request, stream=True)
             try:
                 check(_head(response) if response.is_success else await _read(response))
@@ -126,16 +141,34 @@ class HttpTransport:
         """Close every connection."""
         await self._client.aclose()
 
-    async def _exchange(self, call: Call, token: Sensitive | None, timeout_seconds: float) -> Reply:
-        request = self._request(call, token, timeout_seconds)
+    async def _exchange(
+        self,
+        call: Call,
+        token: Sensitive | None,
+        key: ServiceKey | None,
+        timeout_seconds: float,
+    ) -> Reply:
+        proven_with = self._nonce
+        reply = await self._send(self._request(call, token, key, timeout_seconds))
+        if key is None or reply.status != _UNAUTHORIZED or self._nonce == proven_with:
+            return reply
+        # Refused for its nonce, and so not done: the answer brought the one to use.
+        return await self._send(self._request(call, token, key, timeout_seconds))
+
+    async def _send(self, request: httpx2.Request) -> Reply:
         response = await self._client.send(request, stream=True)
         try:
+            self._nonce = response.headers.get("DPoP-Nonce", self._nonce)
             return await _read(response)
         finally:
             await response.aclose()
 
     def _request(
-        self, call: Call, token: Sensitive | None, timeout_seconds: float
+        self,
+        call: Call,
+        token: Sensitive | None,
+        key: ServiceKey | None,
+        timeout_seconds: float,
     ) -> httpx2.Request:
         request = self._client.build_request(
             call.method,
@@ -146,7 +179,17 @@ class HttpTransport:
         )
         if token is not None:
             # The library hides this header from every repr; a dictionary of ours would not.
-            request.headers["Authorization"] = f"Bearer {token.reveal()}"
+            scheme = "Bearer" if key is None else "DPoP"
+            request.headers["Authorization"] = f"{scheme} {token.reveal()}"
+        if token is not None and key is not None:
+            request.headers["DPoP"] = key.proof(
+                method=call.method,
+                url=self._url + call.path,
+                token=token.reveal(),
+                nonce=self._nonce,
+                body=call.body,
+                now=int(time.time()),
+            )
         return request
 
     def _ours(self, error: Exception) -> DoxStoreError:

@@ -84,8 +84,9 @@ class Said(msgspec.Struct, frozen=True):
 
 
 class Proven(NamedTuple):
-    """What a request has to have been proven for. ``host`` is None where it cannot be known, behind
-    a proxy that tells another; ``body_digest`` is None where there is no body."""
+    """What a request has to have been proven for. ``host`` is None where it cannot be known: behind
+    a proxy that tells another, and may take a prefix off the path. ``body_digest`` is None where
+    there is no body."""
 
     method: str
     host: str | None
@@ -159,9 +160,12 @@ def check_said(said: Said, asked: Proven, *, token_digest: str, now: float) -> N
     of a proof (RFC 9449, 4.2).
     """
     address = _ADDRESS.fullmatch(said.htu)
-    if address is None or (address[2] or "/") != asked.path or said.htm != asked.method:
+    if address is None or said.htm != asked.method:
         raise invalid_proof("made for another request")
-    if asked.host is not None and address[1].lower() != asked.host.lower():
+    host, path = address[1].lower(), address[2] or "/"
+    if path != asked.path and (asked.host is not None or not path.endswith(asked.path)):
+        raise invalid_proof("made for another request")
+    if asked.host is not None and host != asked.host.lower():
         raise invalid_proof("made for another host")
     if not hmac.compare_digest(said.ath.encode(), token_digest.encode()):
         raise invalid_proof("made for another token")
