@@ -26,10 +26,12 @@ from typing import NamedTuple
 
 from benchmarks.bare import TYPICAL, bare_granian
 from benchmarks.doxstore import Store, doxstore, granted_entries
+from benchmarks.ledger_search import ENTRIES, as_json, measure_ledger
 from benchmarks.load import Measurement, measure, median_of
 from benchmarks.machine import describe, require_disk
 from benchmarks.openbao import openbao
 from benchmarks.process import BenchError
+from benchmarks.proven import measure_proven
 from benchmarks.report import Results, render, verdicts
 from benchmarks.scale import SIZES, measure_scale
 from benchmarks.scale_report import PLOT, plot
@@ -52,10 +54,15 @@ class Plan(NamedTuple):
     seconds: int
     cached_calls: int
     sizes: Sequence[int]
+    ledger_entries: int
 
 
-_FULL = Plan(warm_up=3, rounds=3, seconds=5, cached_calls=200_000, sizes=SIZES)
-_QUICK = Plan(warm_up=1, rounds=1, seconds=2, cached_calls=20_000, sizes=SIZES[:2])
+_FULL = Plan(
+    warm_up=3, rounds=3, seconds=5, cached_calls=200_000, sizes=SIZES, ledger_entries=ENTRIES
+)
+_QUICK = Plan(
+    warm_up=1, rounds=1, seconds=2, cached_calls=20_000, sizes=SIZES[:2], ledger_entries=200_000
+)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -68,7 +75,10 @@ def main(arguments: Sequence[str]) -> int:
         plan = _QUICK if options.quick else _FULL
         results, rounds = _measure_all(folder, plan, options.only)
         if "doxstore" in options.only:
+            proven = measure_proven(folder, keys(), rounds=plan.rounds, seconds=plan.seconds)
+            results = results._replace(proven=proven)
             results = results._replace(scale=measure_scale(folder, plan.sizes))
+            results = results._replace(ledger=measure_ledger(folder, plan.ledger_entries))
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -212,6 +222,10 @@ def _as_json(
     return {
         **results._asdict(),
         "scale": [sized._asdict() for sized in results.scale],
+        "ledger": None if results.ledger is None else as_json(results.ledger),
+        "proven": None
+        if results.proven is None
+        else {name: one._asdict() for name, one in results.proven._asdict().items()},
         "medians": {
             connections: {
                 name: {**one._asdict(), "per_second": one.per_second}

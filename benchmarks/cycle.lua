@@ -1,6 +1,7 @@
 -- Sends the requests of a file in turn, and reports the result as one JSON line.
 --
--- wrk ... URL -- FILE; a line of FILE is: path, tab, header name, tab, header value.
+-- wrk ... URL -- FILE; a line of FILE is a path and headers, each a name and a value: all of them
+-- separated by tabs.
 -- Every request is formatted once, before the clock starts: what is measured is the server.
 -- There is no response() on purpose: calling Lua for every answer would halve wrk's speed.
 -- wrk itself counts answers above 399.
@@ -15,9 +16,9 @@ end
 function init(args)
    requests = {}
    for line in io.lines(args[1]) do
-      local path, name, value = line:match("^([^\t]*)\t([^\t]*)\t(.*)$")
+      local path, rest = line:match("^([^\t]*)(.*)$")
       local headers = {}
-      if name ~= "" then
+      for name, value in rest:gmatch("\t([^\t]+)\t([^\t]*)") do
          headers[name] = value
       end
       requests[#requests + 1] = wrk.format("GET", path, headers)

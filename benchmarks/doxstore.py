@@ -73,6 +73,7 @@ class Store(NamedTuple):
     key_path: str
     service: str
     token: str
+    operator: str
 
     def __repr__(self) -> str:
         return f"<Store {self.url}>"  # never the token
@@ -102,6 +103,7 @@ def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
             key_path=_path(keys[0]),
             service=keys[0].service,
             token=tokens[keys[0].service],
+            operator=operator,
         )
 
 

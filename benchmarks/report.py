@@ -12,9 +12,12 @@ from typing import NamedTuple
 from benchmarks.bare import BARE
 from benchmarks.doxstore import DOXSTORE
 from benchmarks.doxstore import SYNC as DOXSTORE_SYNC
+from benchmarks.ledger_report import ledger_lines, ledger_verdicts
+from benchmarks.ledger_search import LedgerCost
 from benchmarks.load import Measurement
 from benchmarks.openbao import AS_ISSUED, LEAN
 from benchmarks.openbao import SYNC as OPENBAO_SYNC
+from benchmarks.proven import Proven, proven_lines, proven_verdicts
 from benchmarks.scale import Sized
 from benchmarks.scale_report import scale_lines, scale_verdicts
 from benchmarks.verdict import Verdict, row
@@ -49,6 +52,8 @@ class Results(NamedTuple):
     answers: int | None
     granted_entries: int | None
     scale: Sequence[Sized] = ()
+    ledger: LedgerCost | None = None
+    proven: Proven | None = None
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -84,6 +89,10 @@ def verdicts(results: Results) -> list[Verdict]:
         )
     if len(results.scale) > 1:
         found += scale_verdicts(results.scale[0], results.scale[-1])
+    if results.proven is not None:
+        found += proven_verdicts(results.proven)
+    if results.ledger is not None:
+        found += ledger_verdicts(results.ledger)
     return found
 
 
@@ -114,6 +123,10 @@ def render(results: Results) -> str:
         lines += row(*verdict)
     if results.scale:
         lines += scale_lines(results.scale)
+    if results.proven is not None:
+        lines += proven_lines(results.proven)
+    if results.ledger is not None:
+        lines += ledger_lines(results.ledger)
     lines += ["", "What is on disk when a value leaves:", ""]
     lines += [f"- {DOXSTORE}: {DOXSTORE_SYNC}.", f"- OpenBao: {OPENBAO_SYNC}."]
     lines += ["", _TWO_TOKENS]

@@ -13,11 +13,20 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["KEYS", "KEYS_PER_SERVICE", "SERVICES", "BenchKey", "Request", "keys", "write_requests"]
+__all__ = [
+    "KEYS",
+    "KEYS_PER_SERVICE",
+    "SERVICES",
+    "BenchKey",
+    "Request",
+    "keys",
+    "write_lines",
+    "write_requests",
+]
 
 SERVICES = 100
 KEYS_PER_SERVICE = 10
@@ -59,7 +68,12 @@ def keys() -> list[BenchKey]:
 
 
 def write_requests(file: Path, requests: Iterable[Request]) -> None:
-    """Write ``requests`` for `cycle.lua`, one a line.
+    """Write ``requests`` for `cycle.lua`, one a line."""
+    write_lines(file, requests)
+
+
+def write_lines(file: Path, requests: Iterable[Sequence[str]]) -> None:
+    """Write what `cycle.lua` reads: of each request its path, then names and values of headers.
 
     They hold tokens, so the file is for its owner alone, and nothing of it goes on a command line.
     """

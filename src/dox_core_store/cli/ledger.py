@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command, Group
+from dox_core_store.cli.ledger_export import EXPORT
+from dox_core_store.cli.ledger_since import SINCE
 from dox_core_store.cli.ledger_verify import VERIFY
 from dox_core_store.cli.moment import since as time_since
 from dox_core_store.cli.option import Json
 from dox_core_store.cli.output import note, show_json, show_table
 from dox_core_store.cli.progress import counting
-from dox_core_store.cli.replacement import replacing
 from dox_core_store.cli.session import ask
 
 if TYPE_CHECKING:
@@ -65,13 +64,21 @@ def search(
     all_: Annotated[bool, typer.Option("--all", help="All that match, without a limit.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Search the ledger, newest first. The search is itself on record."""
+    """Search the ledger, newest first. The search is itself on record.
+
+    Where little matches, the search goes on page by page until it is through; a bar counts them.
+    Ctrl-C ends it.
+    """
     now = datetime.now(UTC)
     first = None if since is None else time_since(since, now=now)
     last = None if until is None else time_since(until, now=now)
 
     async def found(client: KeyService) -> list[wire.LedgerRecord]:
-        pages = client.search_ledger(
+        with counting("pages of the ledger read") as step:
+            return await _taken(pages(client, lambda: step(1)), None if all_ else limit)
+
+    def pages(client: KeyService, on_page: Callable[[], None]) -> AsyncIterator[wire.LedgerRecord]:
+        return client.search_ledger(
             service_name=service,
             key_path=key,
             prefix=prefix,
@@ -84,8 +91,8 @@ def search(
             since=first,
             until=last,
             page_size=_PAGE if all_ else min(limit, _PAGE),
+            on_page=on_page,
         )
-        return await _taken(pages, None if all_ else limit)
 
     records = ask(found)
     if as_json:
@@ -112,37 +119,6 @@ def search(
         note(f"The newest {limit}; --limit N or --all shows more.")
 
 
-def export(
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="[default: stdout]")
-    ] = None,
-) -> None:
-    """Write every entry, oldest first, as JSON Lines; `ledger verify --file` checks them.
-
-    FILE is made anew when the export is whole, readable by you alone.
-    """
-
-    async def exported(client: KeyService) -> int:
-        count = 0
-        with counting("entries exported", shown=output is not None) as step:
-            if output is None:
-                async for line in client.export_ledger():
-                    sys.stdout.buffer.write(line + b"\n")
-                    count += 1
-                sys.stdout.buffer.flush()
-                return count
-            with replacing(output) as file:
-                async for line in client.export_ledger():
-                    file.write(line + b"\n")
-                    count += 1
-                    step(1)
-        return count
-
-    count = ask(exported)
-    if output is not None:
-        note(f"{count} entries in {output}")
-
-
 async def _taken(
     records: AsyncIterator[wire.LedgerRecord], limit: int | None
 ) -> list[wire.LedgerRecord]:
@@ -164,12 +140,8 @@ LEDGER = Group(
             "doxstore ledger search --prefix service_keys --status denied --since 24h",
             "permission `read the ledger`",
         ),
-        Command(
-            "export",
-            export,
-            "doxstore ledger export --output ledger.jsonl",
-            "permission `read the ledger`",
-        ),
+        SINCE,
+        EXPORT,
         VERIFY,
     ),
 )

@@ -7,11 +7,17 @@ A crash loses nothing: `catch_up` rebuilds from the blocks behind the cursor, an
 blocks that are not indexed yet one by one.
 
 Kinds: ``s`` service, ``k`` key path, ``t`` token, ``a`` address, ``n`` action other than GET,
-``x`` status other than GRANTED.
+``x`` status other than GRANTED; ``l`` has one term, `LATE`: chunks with an entry that was written
+long after its time (folded refusals, what was kept while the disk was full).
+
+Derived in the same way: when a token was last seen (``token_use``: whatever was answered), and when
+a service was last handed a key by a call of its own (``service_call``: refreshes in the background
+do not show that anybody needs the key). Times are those of the block's newest entry.
 """
 
 from __future__ import annotations
 
+import functools
 import heapq
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,13 +31,18 @@ import sqlalchemy as sa
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_canonical
 
-__all__ = ["CHUNK_BLOCKS", "Postings"]
+__all__ = ["CHUNK_BLOCKS", "LATE", "LATE_SECONDS", "Postings"]
 
 CHUNK_BLOCKS = 16
 """What a search reads for a hit, against what the writer notes for every read."""
 
-_KINDS = ("s", "k", "a", "t", "n", "x")
-_GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
+LATE = "late"
+LATE_SECONDS = 10.0
+"""How long after its time an entry may be written without being late."""
+
+_LATE_MICROSECONDS = int(LATE_SECONDS * 1e6)
+_KINDS = ("s", "k", "a", "t", "n", "x", "l")
+_GET, _GRANTED, _CALL = str(Action.GET), str(Status.GRANTED), "call"
 _CATCH_UP_BLOCKS = 2_000
 _ROWS_PER_STEP = 25
 _MOST_ROWS_PER_STEP = 800
@@ -44,10 +55,19 @@ _SORTED_PER_STEP = 2_000
 
 _encode = msgspec.json.encode
 Item = TypeVar("Item", str, tuple[str, str])
+Calls = dict[tuple[str, str], str]
+"""By path (written out with its environment) and service."""
 
 
+@functools.lru_cache(maxsize=4_096)
 def _microseconds(timestamp: str) -> int:
+    """A read of what is derived has the time of its block, so most are known."""
     return Instant.microseconds(datetime.fromisoformat(timestamp))
+
+
+def _is_service(name: str) -> bool:
+    """Operators and local users have a kind before their name."""
+    return ":" not in name
 
 
 def _ordered(items: Iterable[Item]) -> Iterator[Iterator[Item] | None]:
@@ -72,27 +92,35 @@ class Postings:
         self._chunks: dict[tuple[str, str], list[int]] = {}
         self._chunk = -1
         self._names: dict[str, set[str]] = {kind: set() for kind in _KINDS}
-        self._reads: dict[str, str] = {}
+        self._uses: dict[str, str] = {}
+        self._calls: Calls = {}
         self._known = 0
         self._top = 0
         self.cursor = self._stored_cursor()
 
-    def add(self, block_id: int, entries: Sequence[Entry]) -> None:
-        """Note the terms of a block just committed."""
+    def add(self, block_id: int, entries: Sequence[Entry], at: int) -> None:
+        """Note the terms of a block, committed ``at`` (microseconds since 1970)."""
         chunk = block_id // CHUNK_BLOCKS
         if chunk != self._chunk:
             self._close_chunk()
             self._chunk = chunk
         # By position, since every read comes through here: an `Entry` is a tuple.
         names = self._names
-        read = [e[2] for e in entries if e[4] == _GRANTED and e[3] == _GET]
-        self._reads.update(dict.fromkeys(read, entries[-1][0]))
-        names["k"].update(read)
+        times = [e[0] for e in entries]
+        newest = max(times)
+        if at - _microseconds(min(times)) > _LATE_MICROSECONDS:
+            names["l"].add(LATE)
+        calls = [
+            (e[2], e[1]) for e in entries if e[4] == _GRANTED and e[3] == _GET and e[12] == _CALL
+        ]
+        tokens = [e[10] for e in entries if e[10] is not None]
+        self._calls.update(dict.fromkeys(calls, newest))
+        self._uses.update(dict.fromkeys(tokens, newest))
+        names["k"].update([e[2] for e in entries])
         names["s"].update([e[1] for e in entries])
         names["a"].update([e[6] for e in entries])
-        names["t"].update([e[10] for e in entries if e[10] is not None])
-        if len(read) < len(entries):
-            names["k"].update([e[2] for e in entries])
+        names["t"].update(tokens)
+        if len(calls) < len(entries):
             names["n"].update([e[3] for e in entries if e[3] != _GET])
             names["x"].update([e[4] for e in entries if e[4] != _GRANTED])
         self._known += 1
@@ -124,35 +152,38 @@ class Postings:
 
     def _flush(self) -> Iterator[None]:
         self._close_chunk()
-        chunks, reads, known, top = self._chunks, self._reads, self._known, self._top
-        self._chunks, self._reads, self._known = {}, {}, 0
+        chunks, uses, calls = self._chunks, self._uses, self._calls
+        known, top = self._known, self._top
+        self._chunks, self._uses, self._calls, self._known = {}, {}, {}, 0
         if known == 0:
             return
         if top - self.cursor != known:  # another process wrote blocks between ours
             yield from self.catch_up()
         else:
-            yield from self._write(chunks, reads, top)
+            yield from self._write(chunks, uses, calls, top)
 
     def catch_up(self) -> Iterator[None]:
         """Index every block behind the cursor, some at a time."""
         while True:
             rows = self._connection.exec_driver_sql(
-                "SELECT block_id, body FROM ledger_block WHERE block_id > ?"
+                "SELECT block_id, first_at, body FROM ledger_block WHERE block_id > ?"
                 " ORDER BY block_id LIMIT ?",
                 (self.cursor, _CATCH_UP_BLOCKS),
             ).all()
             if not rows:
                 return
             behind = Postings(self._connection)
-            for block_id, body in rows:
-                behind.add(block_id, [parse_canonical(line)[0] for line in body.split(b"\n")])
+            for block_id, at, body in rows:
+                entries = [parse_canonical(line)[0] for line in body.split(b"\n")]
+                behind.add(block_id, entries, at)
             behind._close_chunk()
-            yield from self._write(behind._chunks, behind._reads, rows[-1][0])
+            yield from self._write(behind._chunks, behind._uses, behind._calls, rows[-1][0])
 
     def _write(
         self,
         chunks: dict[tuple[str, str], list[int]],
-        reads: dict[str, str],
+        uses: dict[str, str],
+        calls: Calls,
         top: int,
     ) -> Iterator[None]:
         # Fed as JSON to one statement: rows are bound without taking the GIL for each.
@@ -162,14 +193,21 @@ class Postings:
             chunks,
             lambda name: [*name, chunks[name][0], chunks[name]],
         )
-        # A granted read's path is written out with its environment.
         yield from self._write_rows(
-            "INSERT INTO key_read (path, environment, last_read_at)"
-            " SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) WHERE true"
-            " ON CONFLICT (path, environment) DO UPDATE SET last_read_at ="
-            " max(last_read_at, excluded.last_read_at)",
-            reads,
-            lambda path: [*path.rsplit(".", 1), _microseconds(reads[path])],
+            "INSERT INTO token_use (token_id, last_used_at)"
+            " SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true"
+            " ON CONFLICT (token_id) DO UPDATE SET last_used_at ="
+            " max(last_used_at, excluded.last_used_at)",
+            uses,
+            lambda token_id: [token_id, _microseconds(uses[token_id])],
+        )
+        yield from self._write_rows(
+            "INSERT INTO service_call (path, environment, service, last_called_at)"
+            " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)"
+            " WHERE true ON CONFLICT (path, environment, service) DO UPDATE SET last_called_at ="
+            " max(last_called_at, excluded.last_called_at)",
+            [call for call in calls if _is_service(call[1]) and "." in call[0]],
+            lambda call: [*call[0].rsplit(".", 1), call[1], _microseconds(calls[call])],
         )
         self._commit(
             "INSERT OR REPLACE INTO ledger_cursor (name, block_id) VALUES ('postings', ?)", top
