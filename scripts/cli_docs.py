@@ -34,7 +34,7 @@ with `--help`.
 
 | kind | commands | by |
 |---|---|---|
-| over HTTP, as an operator | `key` `service` `grant` `token` `env` `ledger` | \
+| over HTTP, as an operator | `key` `service` `grant` `access` `token` `env` `ledger` | \
 `KEY_SERVICE_URL` and `ADMIN_TOKEN` from the environment; for a private CA `KEY_SERVICE_CA_FILE`; \
 `KEY_SERVICE_TIMEOUT` in milliseconds |
 | on the store's own files | `init` `serve` `doctor` `operator` `seal` `backup`, \

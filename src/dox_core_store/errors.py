@@ -252,6 +252,16 @@ CODES: dict[str, Code] = {
         "The token was revoked",
         "Find out why with `doxstore ledger search`, then issue a new one.",
     ),
+    "subject_token_invalid": Code(
+        AuthenticationError,
+        "The issuer's token is not valid here",
+        "Its `iss` and `aud` must be those of an issuer in `doxstore issuer list`.",
+    ),
+    "subject_token_expired": Code(
+        AuthenticationError,
+        "The issuer's token is too old",
+        "Get a new one from the platform, or sign in again: `doxstore login`.",
+    ),
     # 403
     "not_authorized": Code(
         UnauthorizedError,
@@ -262,6 +272,26 @@ CODES: dict[str, Code] = {
         UnauthorizedError,
         "The operator lacks the role for this",
         "`docs/roles.md` lists who may do what.",
+    ),
+    "sign_in_required": Code(
+        UnauthorizedError,
+        "This takes a person who signed in",
+        "Sign in with `doxstore login`; static operator tokens are for pipelines.",
+    ),
+    "no_trust": Code(
+        UnauthorizedError,
+        "The store trusts this token with nothing",
+        "An admin says which claims stand for whom: `doxstore issuer trust`.",
+    ),
+    "ambiguous_trust": Code(
+        UnauthorizedError,
+        "More than one trust fits this token",
+        "Name the service that is meant, or narrow the trusts: `doxstore issuer list`.",
+    ),
+    "operator_disabled": Code(
+        UnauthorizedError,
+        "The operator is disabled",
+        "Whoever runs the store may add it again: `doxstore operator add`.",
     ),
     "wrong_passphrase": Code(
         UnauthorizedError,
@@ -288,9 +318,14 @@ CODES: dict[str, Code] = {
         "Register it first: `doxstore service register NAME`, or check `doxstore service list`.",
     ),
     "grant_not_found": Code(NotFoundError, "No such grant", "See `doxstore grant list`."),
+    "signing_key_not_found": Code(
+        NotFoundError, "No such signing key", "List them with `doxstore token signing-keys`."
+    ),
     "token_not_found": Code(
         NotFoundError, "No such token", "Token ids are in the ledger and in the token's `jti`."
     ),
+    "issuer_not_found": Code(NotFoundError, "No such issuer", "See `doxstore issuer list`."),
+    "trust_not_found": Code(NotFoundError, "No such trust", "See `doxstore issuer list`."),
     "operator_not_found": Code(NotFoundError, "No such operator", "See `doxstore operator list`."),
     "import_not_found": Code(
         NotFoundError,
@@ -391,7 +426,8 @@ CODES: dict[str, Code] = {
     "rate_limited": Code(
         RateLimitError,
         "Too many key requests",
-        "Wait for `Retry-After`, cache longer, or raise it with `doxstore service limit`.",
+        "Wait for `Retry-After`, cache longer, or raise it with `doxstore service limit` or"
+        " `doxstore key limit`.",
     ),
     # 500, 503
     "internal_error": Code(
@@ -424,6 +460,11 @@ CODES: dict[str, Code] = {
         StoreUnavailableError,
         "The store is sealed",
         "Nothing is served until it is opened: `doxstore seal unseal`, or see `/v1/seal`.",
+    ),
+    "issuer_unreachable": Code(
+        StoreUnavailableError,
+        "The issuer's keys cannot be had now",
+        "Check that the store reaches the issuer's url (`doxstore issuer list`), then ask again.",
     ),
     "slot_unreachable": Code(
         StoreUnavailableError,
@@ -460,6 +501,11 @@ CODES: dict[str, Code] = {
         ConfigurationError,
         "http:// is only for loopback",
         "Use https:// and, for a private CA, `KEY_SERVICE_CA_FILE`.",
+    ),
+    "sign_in_failed": Code(
+        ConfigurationError,
+        "Signing in did not work",
+        "The detail says why. Nothing was kept; try again with `doxstore login`.",
     ),
     "service_mismatch": Code(
         ConfigurationError,

@@ -6,6 +6,7 @@ Times are RFC 3339 in UTC. A field that holds a value or a token has type `Sensi
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
@@ -14,28 +15,43 @@ import msgspec
 from dox_core_store.sensitive import Sensitive
 
 __all__ = [
+    "AccessExplanation",
+    "AccessRemedy",
+    "AccessShift",
+    "AccessStep",
     "Batch",
     "BatchItem",
     "BatchRequest",
     "CheckpointKey",
     "DescribeRequest",
+    "DryRun",
+    "DryRunRequest",
     "Environment",
     "EnvironmentRequest",
     "ExpireRequest",
     "ExtendRequest",
     "Grant",
     "GrantRequest",
+    "Handed",
+    "HandedPage",
     "Health",
     "ImportEntry",
     "ImportRequest",
     "ImportResult",
+    "Issuer",
+    "IssuerDisabled",
+    "IssuerRequest",
     "KeyDescription",
+    "KeyLimitRequest",
+    "KeyReader",
+    "KeyReaders",
     "KeySummary",
     "KeyValue",
     "KeyVersion",
     "KeyWritten",
     "LedgerRecord",
     "LimitRequest",
+    "NearMiss",
     "Page",
     "Problem",
     "PromoteRequest",
@@ -47,13 +63,25 @@ __all__ = [
     "SealStatus",
     "Service",
     "ServiceRequest",
+    "SignIn",
+    "SigningKey",
+    "SigningKeyRotated",
+    "SigningKeyRotation",
+    "Token",
+    "TokenExchange",
+    "TokenExchanged",
     "TokenIssued",
     "TokenRequest",
+    "Trust",
+    "TrustRequest",
     "UnsealRequest",
     "Unsealing",
+    "UnusedGrant",
+    "ValueOperator",
     "VersionRequest",
     "decode",
     "encode",
+    "encode_line",
 ]
 
 
@@ -87,17 +115,24 @@ class Problem(Answer, omit_defaults=True):
     request_id: str
     actual_version: int | None = None
     retry_after_seconds: int | None = None
+    error: str | None = None
+    """RFC 6749's word for it, where OAuth clients expect one."""
 
 
 # --- tokens ---------------------------------------------------------------------------------
 
 
 class TokenRequest(Request):
-    """``POST /tokens``. ``expires_in`` is a number with ``m``, ``h``, ``d`` or ``y``."""
+    """``POST /tokens``. ``expires_in`` is a number with ``m``, ``h``, ``d`` or ``y``. With
+    ``addresses`` (networks such as ``10.0.0.0/8``) the token may be used from there alone; with
+    ``key_thumbprint`` (RFC 7638, SHA-256) only by who proves to hold that key (RFC 9449)."""
 
     service_name: str
     expires_in: str = "90d"
     environment: str | None = None
+    addresses: list[str] = []
+    key_thumbprint: str | None = None
+    reason: Reason | None = None
 
 
 class TokenIssued(Answer):
@@ -107,6 +142,148 @@ class TokenIssued(Answer):
     service_name: str
     environment: str
     expires_at: datetime
+    addresses: list[str] = []
+    key_thumbprint: str | None = None
+
+
+class Token(Answer):
+    """An issued token, as lists show it; never the token. ``kind`` is ``service`` or ``operator``;
+    ``status`` is ``live``, ``revoked``, ``expired`` or, where the key that signed it was,
+    ``compromised``. ``last_used_at`` is some seconds behind."""
+
+    token_id: str
+    kind: str
+    name: str
+    environment: str | None
+    status: str
+    issued_by: str
+    issued_at: datetime
+    expires_at: datetime
+    revoked_at: datetime | None
+    last_used_at: datetime | None
+    addresses: list[str]
+    key_thumbprint: str | None
+    signing_key: str | None
+
+
+class SigningKeyRotation(Request):
+    """``POST /v1/signing-keys/rotate``. A key that is only replaced verifies until its last token
+    has expired; a compromised one (``kid``; by default the current one) verifies nothing at once.
+    """
+
+    compromised: bool = False
+    kid: Annotated[str, msgspec.Meta(max_length=64)] | None = None
+    reason: Reason | None = None
+
+
+class SigningKeyRotated(Answer):
+    """``kid`` signs from here on. ``tokens_ended`` died with the compromised key."""
+
+    kid: str
+    retired: str | None
+    compromised: str | None
+    tokens_ended: int
+
+
+class SigningKey(Answer):
+    """A key that signs or signed tokens. ``status`` is ``signing``, ``retired``, ``spent`` (its
+    last token has expired: it verifies nothing any more) or ``compromised``. ``live_tokens`` were
+    signed by it and not revoked; those of a compromised one are dead all the same."""
+
+    kid: str
+    status: str
+    created_at: datetime
+    retired_at: datetime | None
+    compromised_at: datetime | None
+    verifies_until: datetime | None
+    live_tokens: int
+
+
+class TokenExchange(Request):
+    """``POST /v1/token/exchange`` (RFC 8693), as a form. ``service_name`` says which service is
+    meant where a token may stand for several."""
+
+    grant_type: str
+    subject_token: Sensitive
+    subject_token_type: str
+    requested_token_type: str | None = None
+    service_name: str | None = None
+
+
+class TokenExchanged(Answer):
+    """RFC 8693, section 2.2.1, and what else there is to say: ``name`` is the service's or the
+    operator's, ``environment`` is None for the latter."""
+
+    access_token: Sensitive
+    issued_token_type: str
+    token_type: str
+    expires_in: int
+    token_id: str
+    name: str
+    environment: str | None
+    expires_at: datetime
+
+
+class SignIn(Answer):
+    """An issuer by which people sign in."""
+
+    issuer: str
+    url: str
+    client_id: str
+
+
+class IssuerRequest(Request):
+    """Whose tokens are looked at: those with ``url`` as ``iss`` and ``audience`` in ``aud``."""
+
+    name: str
+    url: str
+    audience: str
+    reason: Reason | None = None
+
+
+class TrustRequest(Request):
+    """``kind`` is ``service``, and ``name`` the service; or ``operator``, and ``name`` the claim
+    that names a person. ``claims`` must all hold. ``max_lifetime`` is written like ``15m``."""
+
+    kind: str
+    name: str
+    claims: dict[str, str]
+    roles: list[str] = []
+    environment: str | None = None
+    max_lifetime: str | None = None
+    reason: Reason | None = None
+
+
+class Trust(Answer):
+    trust_id: str
+    issuer: str
+    kind: str
+    name: str
+    environment: str | None
+    roles: list[str]
+    claims: dict[str, str]
+    max_lifetime_seconds: int
+    created_at: datetime
+    created_by: str
+
+
+class Issuer(Answer):
+    """``status`` is ``active`` or ``disabled``."""
+
+    name: str
+    url: str
+    audience: str
+    status: str
+    created_at: datetime
+    created_by: str
+    trusts: list[Trust] = []
+
+
+class IssuerDisabled(Answer):
+    """``tokens_ended``: tokens made in exchange that were revoked."""
+
+    issuer: str
+    tokens_ended: int
 
 
 class ReasonRequest(Request):
@@ -227,6 +404,16 @@ class DescribeRequest(Request):
     reason: Reason | None = None
 
 
+class KeyLimitRequest(Request):
+    """How fast a key may be read, by all services together: ``limit`` as ``60/min``, ``burst`` in
+    reads, by default one period's worth."""
+
+    limit: str
+    burst: int | None = None
+    environment: str | None = None
+    reason: Reason | None = None
+
+
 class KeyWritten(Answer):
     """A version as written, without its value."""
 
@@ -254,7 +441,8 @@ class KeySummary(Answer):
 
     ``version`` is None where none was ever current; ``state`` is then ``pending`` if one may become
     so. ``keep_versions`` is None where the store's setting holds. ``unverified_since``: restored
-    then, and what it opens may have another password since.
+    then, and what it opens may have another password since. ``limit`` and ``burst`` are the key's
+    own, None where only the services' limits hold.
     """
 
     key_path: str
@@ -269,6 +457,8 @@ class KeySummary(Answer):
     expires_at: datetime | None
     keep_versions: int | None = None
     unverified_since: datetime | None = None
+    limit: str | None = None
+    burst: int | None = None
 
 
 class KeyDescription(KeySummary):
@@ -308,6 +498,7 @@ class ServiceRequest(Request):
     description: str = ""
     required_keys: list[str] = []
     environment: str | None = None
+    reason: Reason | None = None
 
 
 class LimitRequest(Request):
@@ -349,6 +540,109 @@ class Grant(Answer):
     created_by: str
 
 
+# --- access explained ---------------------------------------------------------------------------
+
+
+class AccessStep(Answer):
+    """One step of the door, in its order. ``code`` is what it answers where it refuses; the first
+    one that has a code decides."""
+
+    step: str
+    detail: str
+    code: str | None
+
+
+class AccessRemedy(Answer):
+    """What would change the answer. Without a ``command`` the effect says what to do."""
+
+    command: str | None
+    effect: str
+
+
+class NearMiss(Grant):
+    """A grant that does not name the key, and what is between them."""
+
+    why: str
+
+
+class AccessExplanation(Answer):
+    """``GET /v1/access/services/{service}/keys/{path}``: whether the service gets the value now.
+    ``code`` is the door's answer where it does not. ``grants`` are those that name the key; the
+    first one decides."""
+
+    service_name: str
+    key_path: str
+    environment: str
+    allowed: bool
+    code: str | None
+    version: int | None
+    steps: list[AccessStep]
+    grants: list[Grant]
+    near_misses: list[NearMiss]
+    remedies: list[AccessRemedy]
+
+
+class KeyReader(Answer):
+    """A service, and the grant that decides for it. ``last_called_at`` counts calls only."""
+
+    service_name: str
+    grant: Grant
+    live_tokens: int
+    last_called_at: datetime | None
+
+
+class ValueOperator(Answer):
+    operator_name: str
+    roles: list[str]
+
+
+class KeyReaders(Answer):
+    """``GET /v1/access/keys/{path}``: who may read a key. ``denied`` are services that a deny keeps
+    from it. Operators read values by role, whatever the key."""
+
+    key_path: str
+    environment: str
+    services: list[KeyReader]
+    denied: list[KeyReader]
+    operators: list[ValueOperator]
+    next_cursor: str | None = None
+
+
+class UnusedGrant(Answer):
+    """A grant that no call used since ``since``. ``too_young``: that is less than was asked for, as
+    the grant, or what is known of calls, is younger."""
+
+    grant: Grant
+    since: datetime
+    too_young: bool
+    command: str
+
+
+class DryRunRequest(Request):
+    """Grants to add, as in ``POST /v1/grants``, and ids of grants to take back."""
+
+    add: Annotated[list[GrantRequest], msgspec.Meta(max_length=100)] = []
+    remove: Annotated[list[str], msgspec.Meta(max_length=100)] = []
+    cursor: str | None = None
+
+
+class AccessShift(Answer):
+    """An existing key that a service ``gains`` or, if not, loses."""
+
+    service_name: str
+    key_path: str
+    environment: str
+    gains: bool
+
+
+class DryRun(Answer):
+    """What a change of grants would do to the keys looked at; ``next_cursor`` goes on with more."""
+
+    shifts: list[AccessShift]
+    keys_looked_at: int
+    next_cursor: str | None = None
+
+
 class EnvironmentRequest(Request):
     name: str
     reason: Reason | None = None
@@ -385,6 +679,40 @@ class LedgerRecord(Answer):
     prev: str
     hash: str
     format: int
+
+
+class Handed(Answer):
+    """What one reader of a key was handed: a service, by one token, from one address. ``reasons``
+    are reads by why the client made them. ``may_serve_until``: until then it may answer from its
+    cache, also while the store is out of reach. ``token_lives``: the token would be believed now.
+    """
+
+    service_name: str
+    token_id: str | None
+    ip_address: str
+    environment: str | None
+    versions: list[int]
+    first_handed_at: datetime
+    last_handed_at: datetime
+    count: int
+    reasons: dict[str, int]
+    may_serve_until: datetime
+    token_lives: bool
+
+
+class HandedPage(Answer):
+    """``GET /v1/ledger/since``: who was handed a key, in one stretch of the ledger, newest first.
+    The same reader may stand on several pages: counts add up. ``reported`` are reads from caches
+    that clients told of."""
+
+    key_path: str
+    environment: str | None
+    since: datetime
+    items: list[Handed]
+    reported: int
+    cache_ttl_ceiling_seconds: int
+    outage_grace_seconds: int
+    next_cursor: str | None = None
 
 
 class CheckpointKey(Answer):
@@ -476,6 +804,17 @@ _encoder = msgspec.json.Encoder(enc_hook=_encode_hook)
 def encode(body: Any) -> bytes:
     """``body`` as JSON for the wire. The only place where a `Sensitive` becomes bytes."""
     return _encoder.encode(body)
+
+
+def encode_line(body: Any) -> bytes:
+    """`encode`, with every unprintable character escaped: what others sent (a user agent, a path)
+    must not end a line for a reader who counts U+2028 as one, or steer a terminal by U+009B."""
+    raw = _encoder.encode(body)
+    if raw.isascii() and b"\x7f" not in raw:
+        return raw
+    return "".join(
+        each if each.isprintable() else json.dumps(each)[1:-1] for each in raw.decode()
+    ).encode()
 
 
 def decode(kind: type[T], body: bytes) -> T:

@@ -363,3 +363,44 @@ def test_encryption_and_json_forms_are_refused(forge: Forge) -> None:
     assert forge.refusal(f"{protected}.{payload}.{signature}.{payload}.{signature}") == (
         "token_invalid"
     )
+
+
+@pytest.mark.parametrize(
+    "addr",
+    [
+        *('""', '" "', "null", "true", "0", "1e400", '"nowhere"', '"10.0.0.0/8,10.1.0.0/16"'),
+        *('["10.0.0.0/8"]', "[]", '{"net": "10.0.0.0/8"}', '"10.0.0.0/8 "', '" 10.0.0.0/8"'),
+        *('"10.0.0.0/8  192.0.2.0/24"', '"10.0.0.0/8 10.0.0.0/8"', '"10.0.0.1/8"', '"10.0.0.0"'),
+        *('"10.0.0.0/8\\t192.0.2.0/24"', '"10.0.0.0/8\\u0000"', '"10.0.0.0/255.0.0.0"', '"*"'),
+        *('"::ffff:10.0.0.0/104"', '"2001:DB8::/32"', '"2001:0db8::/32"', '"fe80::1%eth0/128"'),
+        *('"\\ud800"', '"١٠.0.0.0/8"', f'"{"10.0.0.0/8 " * 200}"', f'"{"9" * 2_500}"'),
+        '"' + " ".join(f"10.0.{n}.0/24" for n in range(17)) + '"',
+    ],
+)
+def test_a_binding_to_addresses_that_we_would_not_write_is_refused(forge: Forge, addr: str) -> None:
+    """Above all an empty one must not mean "from anywhere"."""
+    for claims, header in (
+        (SERVICE, forge.header()),
+        (OPERATOR, forge.header(typ="dox-operator+jwt")),
+    ):
+        payload = f'{json.dumps(claims)[:-1]}, "addr": {addr}}}'.encode()
+        assert forge.refusal(forge.token(header, payload)) == "token_invalid"
+
+
+@pytest.mark.parametrize("spelling", ["addr", "\\u0061ddr", "ADDR", "addr "])
+def test_a_second_binding_does_not_widen_the_first(forge: Forge, spelling: str) -> None:
+    good = {**SERVICE, "addr": "10.0.0.0/8"}
+    assert str(forge.verifier.verify(forge.token(payload=good), NOW).addresses) == (
+        "Networks(10.0.0.0/8)"
+    )
+    payload = f'{json.dumps(good)[:-1]}, "{spelling}": "0.0.0.0/0"}}'.encode()
+    assert forge.refusal(forge.token(payload=payload)) == "token_invalid"
+
+
+def test_a_binding_cannot_be_taken_off_or_put_on(forge: Forge) -> None:
+    bound = forge.token(payload={**SERVICE, "addr": "10.0.0.0/8"}).split(".")
+    free = forge.token().split(".")
+    for mixed in ([bound[0], free[1], bound[2]], [free[0], bound[1], free[2]]):
+        assert forge.refusal(".".join(mixed)) == "token_invalid"
+    # In the header it means nothing, and so it may not be there.
+    assert forge.refusal(forge.token(forge.header(addr="10.0.0.0/8"))) == "token_invalid"

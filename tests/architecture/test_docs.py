@@ -27,15 +27,19 @@ PACKAGE = REPOSITORY / "src" / "dox_core_store"
 DOCS = REPOSITORY / "docs"
 DOCUMENTS = sorted([REPOSITORY / "README.md", *DOCS.rglob("*.md")])
 LANGUAGES = {"bash", "console", "ini", "json", "python", "text", "toml", "yaml"}
-CLIENT_CODES = {"insecure_url", "service_mismatch"}
+CLIENT_CODES = {"insecure_url", "service_mismatch", "sign_in_failed"}
 FAULTS = [
     "disk-full",
     "disk-slow",
+    "files-replaced",
     "ledger-locked",
     "killed",
     "clock-jump",
     "clock-behind",
     "history-lost",
+    "sink-away",
+    "sink-behind",
+    "ledger-full",
     "sealed",
     "wrong-key-file",
     "held-by-another-server",
@@ -126,7 +130,8 @@ def test_every_event_of_the_log_is_documented() -> None:
             if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
                 continue
             owner = ast.unparse(node.func.value)
-            if owner in {"log", "self._log"} and node.func.attr != "bind":
+            is_log = owner in {"log", "self._log"} and node.func.attr != "bind"
+            if is_log or (owner, node.func.attr) == ("self", "_notice"):
                 assert isinstance(node.args[0], ast.Constant)
                 events.add(node.args[0].value)
     assert {code(name) for name, *_ in table("operations.md", "event")} == events

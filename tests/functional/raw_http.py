@@ -22,7 +22,7 @@ from dox_core_store.errors import CODES
 __all__ = ["ask", "catalog", "code_of", "nothing_changes", "recorded", "send_raw"]
 
 _TIMEOUT_SECONDS = 30
-_FOLLOWS = ("key_import", "key_read", "ledger_", "sqlite_")
+_FOLLOWS = ("key_import", "key_read", "ledger_", "service_call", "sqlite_", "token_use")
 """Tables that grow by being asked, and the list of imports begun and ended."""
 
 
@@ -39,7 +39,8 @@ def ask(
     """One request. ``token``: None is the operator's, "" is none. ``body``: bytes as they are,
     anything else as JSON. ``source`` is the address that the server sees."""
     raw = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
-    lines: list[tuple[str, str | bytes]] = [("Host", store.host), ("Connection", "close")]
+    host = f"{store.host}:{store.port}"
+    lines: list[tuple[str, str | bytes]] = [("Host", host), ("Connection", "close")]
     if token != "":
         lines.append(("Authorization", f"Bearer {token or store.admin_token}"))
     if body is not None:

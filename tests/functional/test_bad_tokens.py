@@ -7,19 +7,22 @@ and are on record under nobody's name. `tests/unit/server/test_token.py` has the
 from __future__ import annotations
 
 import base64
-import hashlib
 import hmac
 import itertools
 import json
 import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
+from joserfc import jwe
+from joserfc.jwk import RSAKey
 from tests.functional.raw_http import ask, code_of, nothing_changes, recorded
 from tests.functional.running import RunningStore
 
@@ -50,7 +53,7 @@ class Forge:
             alarm=lambda *_row: None,
         )
         self.key: rsa.RSAPrivateKey = serialization.load_pem_private_key(  # type: ignore[assignment]
-            opened.signer._key.as_pem(private=True), None
+            opened.signing._signer._key.as_pem(private=True), None
         )
         opened.engine.dispose()
         self.good = store.issue("bad-tokens", "bad_tokens.kept")
@@ -76,9 +79,26 @@ class Forge:
     def unsigned(self, algorithm: str, signature: bytes = b"") -> str:
         return f"{part({**self.header, 'alg': algorithm})}.{part(self.claims)}.{part(signature)}"
 
-    def hmac(self, secret: bytes) -> str:
-        message = f"{part({**self.header, 'alg': 'HS256'})}.{part(self.claims)}"
-        return f"{message}.{part(hmac.digest(secret, message.encode(), hashlib.sha256))}"
+    def hmac(self, secret: bytes, size: int = 256, **members: Any) -> str:
+        message = f"{part({**self.header, 'alg': f'HS{size}', **members})}.{part(self.claims)}"
+        return f"{message}.{part(hmac.digest(secret, message.encode(), f'sha{size}'))}"
+
+    def exp(self, text: str) -> str:
+        """``text`` in the place of the claim's number, whether JSON knows it or not."""
+        return self.signed(
+            self.header, json.dumps(self.claims).replace(str(self.claims["exp"]), text).encode()
+        )
+
+    def jwk(self, key: rsa.RSAPrivateKey) -> dict[str, str]:
+        """The public half, as a token may bring it along."""
+        numbers = key.public_key().public_numbers()
+        return {"kty": "RSA", "e": "AQAB", "n": part(numbers.n.to_bytes(256, "big"))}
+
+    def encrypted(self, content: str) -> str:
+        """A real JWE for the store's own public key (RFC 7516)."""
+        header = {"alg": "RSA-OAEP-256", "enc": "A256GCM", "cty": "JWT", "kid": self.header["kid"]}
+        key = RSAKey.import_key(self.public("PEM", "SubjectPublicKeyInfo"))
+        return jwe.encrypt_compact(header, content, key, algorithms=["RSA-OAEP-256", "A256GCM"])
 
     def public(self, encoding: str, form: str) -> bytes:
         return self.key.public_key().public_bytes(
@@ -89,6 +109,16 @@ class Forge:
 def changed(original: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """``original`` with ``changes``, of which None removes."""
     return {name: value for name, value in {**original, **changes}.items() if value is not None}
+
+
+def self_signed(key: rsa.RSAPrivateKey) -> str:
+    """The one element of an ``x5c`` that vouches for itself."""
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "store")])
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    made = x509.CertificateBuilder(
+        name, name, key.public_key(), 1, start, start.replace(year=2035)
+    ).sign(key, SHA256())
+    return base64.b64encode(made.public_bytes(serialization.Encoding.DER)).decode()
 
 
 FOREIGN = rsa.generate_private_key(public_exponent=65_537, key_size=2_048)
@@ -113,6 +143,20 @@ INVALID: dict[str, SIGNED] = {
     ),
     "none": lambda f: f.unsigned("none"),
     "None": lambda f: f.unsigned("None"),
+    "NONE": lambda f: f.unsigned("NONE"),
+    "nOnE": lambda f: f.unsigned("nOnE"),
+    "none with a space": lambda f: f.unsigned("none "),
+    "none with a NUL": lambda f: f.unsigned("none\0"),
+    "none in wide letters": lambda f: f.unsigned("\uff4eone"),
+    "an empty alg": lambda f: f.unsigned(""),
+    "alg as null": lambda f: f.signed(
+        json.dumps(f.header).replace('"RS256"', "null").encode(), f.claims
+    ),
+    "alg as false": lambda f: f.header_with(alg=False),
+    "no signature, and no dot": lambda f: f.good.rpartition(".")[0],
+    "no signature": lambda f: f.good.rpartition(".")[0] + ".",
+    "a signature of nothing": lambda f: f.good.rpartition(".")[0] + "." + part(b"\0"),
+    "a signature of zeros": lambda f: f.good.rpartition(".")[0] + "." + part(b"\0" * 256),
     "none, signed": lambda f: f.unsigned("none", b"x"),
     "none, with a good signature": lambda f: ".".join(
         [part({**f.header, "alg": "none"}), *f.good.split(".")[1:]]
@@ -121,6 +165,17 @@ INVALID: dict[str, SIGNED] = {
     "HMAC with it, stripped": lambda f: f.hmac(f.public("PEM", "SubjectPublicKeyInfo").strip()),
     "HMAC with the public key as PKCS 1": lambda f: f.hmac(f.public("PEM", "PKCS1")),
     "HMAC with the public key as DER": lambda f: f.hmac(f.public("DER", "SubjectPublicKeyInfo")),
+    "HMAC with the public key as JWK": lambda f: f.hmac(json.dumps(f.jwk(f.key)).encode()),
+    "HMAC with the public key as JWK, close set": lambda f: f.hmac(
+        json.dumps(f.jwk(f.key), separators=(",", ":"), sort_keys=True).encode()
+    ),
+    "HMAC with the modulus": lambda f: f.hmac(f.jwk(f.key)["n"].encode()),
+    "HMAC of 384 bits": lambda f: f.hmac(f.public("PEM", "SubjectPublicKeyInfo"), 384),
+    "HMAC of 512 bits": lambda f: f.hmac(f.public("PEM", "SubjectPublicKeyInfo"), 512),
+    "HMAC with its own secret": lambda f: f.hmac(
+        b"x" * 32, jwk={"kty": "oct", "k": part(b"x" * 32)}
+    ),
+    "HMAC told as RS256": lambda f: f.hmac(f.public("PEM", "SubjectPublicKeyInfo"), alg="RS256"),
     "HMAC with nothing": lambda f: f.hmac(b""),
     "HMAC with the kid": lambda f: f.hmac(f.header["kid"].encode()),
     "RS384 told": lambda f: f.header_with(alg="RS384"),
@@ -131,6 +186,15 @@ INVALID: dict[str, SIGNED] = {
     "an unknown kid": lambda f: f.header_with(kid="unknown"),
     "a kid that is a path": lambda f: f.header_with(kid="../../dev/null"),
     "a kid that is a query": lambda f: f.header_with(kid="x' UNION SELECT 'y"),
+    "a kid that is a file": lambda f: f.signed({**f.header, "kid": "/dev/null"}, f.claims, FOREIGN),
+    "a kid that is an address": lambda f: f.header_with(kid="http://127.0.0.1:1/key"),
+    "a kid that is a command": lambda f: f.header_with(kid="key|/bin/true"),
+    "a kid with a NUL": lambda f: f.header_with(kid=f.header["kid"] + "\0"),
+    "a kid with a line break": lambda f: f.header_with(kid=f.header["kid"] + "\n"),
+    "a kid that is true": lambda f: f.header_with(kid=True),
+    "a kid that is a list": lambda f: f.header_with(kid=[f.header["kid"]]),
+    "a kid of another case": lambda f: f.header_with(kid=f.header["kid"].swapcase()),
+    "a kid without end": lambda f: f.header_with(kid="k" * 20_000),
     "a kid that is a number": lambda f: f.header_with(kid=1),
     "an empty kid": lambda f: f.header_with(kid=""),
     "no kid": lambda f: f.header_with(kid=None),
@@ -138,8 +202,18 @@ INVALID: dict[str, SIGNED] = {
     "an empty crit": lambda f: f.header_with(crit=[]),
     "b64 off": lambda f: f.header_with(b64=False, crit=["b64"]),
     "its own key, as jwk": lambda f: f.signed(
-        {**f.header, "jwk": {"kty": "RSA", "e": "AQAB", "n": "AQAB"}}, f.claims, FOREIGN
+        {**f.header, "jwk": f.jwk(FOREIGN)}, f.claims, FOREIGN
     ),
+    "its own key, as jwk without a kid": lambda f: f.signed(
+        changed(f.header, {"jwk": f.jwk(FOREIGN), "kid": None}), f.claims, FOREIGN
+    ),
+    "its own key, in its kid": lambda f: f.signed(
+        {**f.header, "kid": f.jwk(FOREIGN)}, f.claims, FOREIGN
+    ),
+    "its own key, as x5c": lambda f: f.signed(
+        {**f.header, "x5c": [self_signed(FOREIGN)]}, f.claims, FOREIGN
+    ),
+    "its own key, by thumbprint": lambda f: f.header_with(**{"x5t#S256": part(b"x" * 32)}),
     "its own key, as jku": lambda f: f.header_with(jku="http://127.0.0.1:1/jwks"),
     "its own key, as x5u": lambda f: f.header_with(x5u="http://127.0.0.1:1/x"),
     "compressed": lambda f: f.header_with(zip="DEF"),
@@ -170,10 +244,21 @@ INVALID: dict[str, SIGNED] = {
     "no audience": lambda f: f.claims_with(aud=None),
     "exp as text": lambda f: f.claims_with(exp=str(f.now + DAY)),
     "exp as a fraction": lambda f: f.claims_with(exp=f.now + DAY + 0.5),
-    "exp as 1e400": lambda f: f.signed(
-        f.header, json.dumps(f.claims).replace(str(f.claims["exp"]), "1e400").encode()
-    ),
+    "exp as 1e400": lambda f: f.exp("1e400"),
     "exp as true": lambda f: f.claims_with(exp=True),
+    "exp as NaN": lambda f: f.exp("NaN"),
+    "exp as Infinity": lambda f: f.exp("Infinity"),
+    "exp as 1e9": lambda f: f.exp("4e9"),
+    "exp as minus zero": lambda f: f.exp("-0"),
+    "exp as a negative number": lambda f: f.claims_with(exp=-1),
+    "exp as null": lambda f: f.exp("null"),
+    "exp as a list": lambda f: f.claims_with(exp=[f.claims["exp"]]),
+    "exp in the year 9999": lambda f: f.claims_with(exp=253_402_300_799),
+    "exp with a leading zero": lambda f: f.exp(f"0{f.claims['exp']}"),
+    "exp in ten thousand digits": lambda f: f.exp("9" * 2_000),
+    "exp twice": lambda f: f.exp(f'{f.claims["exp"]}, "exp": {f.claims["exp"]}'),
+    "exp twice, once escaped": lambda f: f.exp(f'1, "\\u0065xp": {f.claims["exp"]}'),
+    "iat far back, for a longer life": lambda f: f.claims_with(iat=0, nbf=0),
     "exp far away": lambda f: f.claims_with(exp=f.now + 500 * DAY),
     "exp beyond all years": lambda f: f.claims_with(exp=10**30),
     "no exp": lambda f: f.claims_with(exp=None),
@@ -194,7 +279,26 @@ INVALID: dict[str, SIGNED] = {
     ),
     "claims that are not JSON": lambda f: f.signed(f.header, b"{"),
     "claims in UTF-16": lambda f: f.signed(f.header, json.dumps(f.claims).encode("utf-16")),
+    "a header that nests deep": lambda f: f.signed(b'{"kid":' * 400, f.claims),
+    "a header of brackets": lambda f: f.signed(b"[" * 2_000, f.claims),
+    "claims in Latin-1": lambda f: f.signed(
+        f.header, json.dumps({**f.claims, "sub": "m\xfcller"}, ensure_ascii=False).encode("latin-1")
+    ),
+    "a token in a token": lambda f: f.signed({**f.header, "cty": "JWT"}, f.good.encode()),
+    "a token as a claim": lambda f: f.claims_with(sub=f.good[:200]),
+    "encrypted, with a good one inside": lambda f: f.encrypted(f.good),
+    "encrypted, with good claims inside": lambda f: f.encrypted(json.dumps(f.claims)),
+    "as JSON": lambda f: json.dumps(
+        dict(zip(("protected", "payload", "signature"), f.good.split("."), strict=True))
+    ),
+    "with a letter of another alphabet": lambda f: (
+        f.good.replace("e", "\u0435", 1).encode().decode("latin-1")
+    ),
+    "with a byte that is no letter": lambda f: "\xff" + f.good[1:],
+    "with a space in it": lambda f: f.good.replace(".", ". ", 1),
+    "in standard base64": lambda f: f.good.replace("-", "+").replace("_", "/") + "+",
     "claims that nest deep": lambda f: f.signed(f.header, b'{"sub":' * 400),
+    "over the size limit by much": lambda f: f.good + "x" * 20_000,
     "over the size limit": lambda f: f.claims_with(sub=LONG[:4_000]),
     "over the size limit, by its kid": lambda f: f.header_with(kid=LONG[:4_000]),
     "expired, and not ours": lambda f: f.signed(
@@ -296,6 +400,33 @@ def test_another_stores_token_is_nothing_here(shared_store: RunningStore, forge:
     refused(shared_store, forge.claims_with(iss="store_" + "f" * 32), "token_invalid")
 
 
-def test_a_header_too_large_for_http_reveals_nothing(shared_store: RunningStore) -> None:
-    answer = ask(shared_store, "GET", "/v1/keys/bad_tokens.kept", token="x" * 100_000)
-    assert (answer.status, answer.body) in {(431, b""), (400, b"")}
+@pytest.mark.parametrize("size", [100_000, 1_000_000])
+def test_a_header_too_large_for_http_reveals_nothing(
+    shared_store: RunningStore, forge: Forge, size: int
+) -> None:
+    padded = forge.header_with(kid="k" * size)
+    for token in ("x" * size, padded, forge.good + "." * size):
+        answer = ask(shared_store, "GET", "/v1/keys/bad_tokens.kept", token=token)
+        assert (answer.status, answer.body) in {(431, b""), (400, b"")}
+
+
+@pytest.mark.parametrize("name", ["access_token", "token", "bearer", "Authorization"])
+def test_a_token_in_an_address_is_refused_and_written_down_nowhere(
+    shared_store: RunningStore, forge: Forge, name: str
+) -> None:
+    store = shared_store
+    with nothing_changes(store):
+        answers = [
+            ask(store, method, f"{target}?{name}={forge.good}", token="", body=body)
+            for method, target, body in (
+                ("GET", "/v1/keys/bad_tokens.kept", None),
+                ("POST", "/v1/keys/batch-get", {"key_paths": ["bad_tokens.kept"]}),
+                ("GET", "/v1/keys", None),
+            )
+        ]
+        assert [code_of(answer) for answer in answers] == ["token_missing"] * 3
+    entries = recorded(store, *answers)
+    assert {entry["service_name"] for entry in entries} == {"anonymous"}
+    signature = forge.good.rpartition(".")[2][:40]
+    assert signature not in json.dumps(entries) + store.log_text()
+    assert not any(signature.encode() in answer.body for answer in answers)

@@ -54,7 +54,9 @@ READERS = 12
 SLOW_MS = 150
 ROUNDS = 5
 STALL_MS = 3_500
+HANG_MS = 5_000
 PATIENCE_SECONDS = 2.0
+SLACK_SECONDS = 1.0
 
 
 class SlowStore(NamedTuple):
@@ -193,3 +195,58 @@ def test_a_stalled_disk_is_a_503_without_a_value_and_passes(slow: SlowStore) -> 
         steps = [status for _place, status in recorded.get((refused.request_id, 1), [])]
         assert steps in ([], ["GRANTED", "ABORTED"])
     assert [status for _place, status in recorded[answer.request_id, 1]] == ["GRANTED"]
+
+
+async def ask_through_a_hang(
+    slow: SlowStore, token: str
+) -> tuple[list[Read], list[tuple[float, Answer]]]:
+    """Readers at work while the disk hangs and comes back, and what others were told meanwhile."""
+    store = slow.store
+    done = asyncio.Event()
+
+    async def timed(bearer: str, method: str, path: str) -> tuple[float, Answer]:
+        async with connected(store, bearer) as connection:
+            began = time.monotonic()
+            answer = await connection.request(method, path)
+            return time.monotonic() - began, answer
+
+    async with asyncio.TaskGroup() as group:
+        readers = [group.create_task(read_until(store, token, done)) for _ in range(READERS)]
+        await asyncio.sleep(0.3)
+        slow.sync_takes(HANG_MS)
+        await asyncio.sleep(PATIENCE_SECONDS + SLACK_SECONDS / 4)  # by now everybody knows
+        others = await asyncio.gather(
+            timed(token, "GET", "/v1/keys/not.granted"),
+            timed("not-a-token", "GET", f"/v1/keys/{KEY}"),
+            timed(store.admin_token, "GET", "/v1/keys"),
+            timed("", "GET", "/v1/ready"),
+        )
+        slow.sync_takes(0)
+        await asyncio.sleep(2 * SLACK_SECONDS)
+        done.set()
+    return [read for task in readers for read in task.result()], others
+
+
+def test_a_disk_that_hangs_is_a_503_in_two_seconds_and_reads_come_back_by_themselves(
+    slow: SlowStore,
+) -> None:
+    store = slow.store
+    store.put(KEY, "value-of-the-hang")
+    token = store.issue("reader", "slow.*")
+    reads, others = asyncio.run(ask_through_a_hang(slow, token))
+    for seconds, answer in others:
+        assert answer.status == 503
+        assert seconds < PATIENCE_SECONDS + SLACK_SECONDS
+    statuses = [read.answer.status for read in reads]
+    assert set(statuses) == {200, 503}
+    refused = {read.answer.json["code"] for read in reads if read.answer.status == 503}
+    assert refused == {"ledger_unavailable"}
+    last_refusal = max(read.began for read in reads if read.answer.status == 503)
+    assert [read for read in reads if read.began > last_refusal], "reads did not come back"
+
+    revealed = {read.answer.request_id for read in reads if read.answer.status == 200}
+    for (request_id, _version), steps in ends(store.verified_export()).items():
+        found = [status for _place, status in steps]
+        assert found == (["GRANTED"] if request_id in revealed else ["GRANTED", "ABORTED"])
+        revealed.discard(request_id)
+    assert revealed == set(), "a value left without an entry"

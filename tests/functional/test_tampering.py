@@ -347,8 +347,8 @@ def test_a_deleted_block_is_named(filled: Filled, tmp_path: Path) -> None:
         connection.execute("DELETE FROM ledger_block WHERE block_id = ?", (block_id,))
     said = verify(store)
     after = seq + len(body.split(b"\n"))
-    assert f"{stream} #{after}" in said
-    assert "missing" in said
+    assert said.startswith(f"{stream} #{seq}: is missing")
+    assert f"is followed by #{after}" in said
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from dox_core_store.cli.access import ACCESS
 from dox_core_store.cli.backup import BACKUP
 from dox_core_store.cli.command import Command, Group, add_command, add_group
 from dox_core_store.cli.dev import DEV
@@ -15,8 +16,10 @@ from dox_core_store.cli.doctor import DOCTOR
 from dox_core_store.cli.env import ENV
 from dox_core_store.cli.grant import GRANT
 from dox_core_store.cli.init import INIT
+from dox_core_store.cli.issuer import ISSUER
 from dox_core_store.cli.key import KEY
 from dox_core_store.cli.ledger import LEDGER
+from dox_core_store.cli.login import LOGIN, LOGOUT
 from dox_core_store.cli.operator import OPERATOR
 from dox_core_store.cli.output import ExitCode, exit_code_of, show_error
 from dox_core_store.cli.seal import SEAL
@@ -35,8 +38,12 @@ TABLE: tuple[Command | Group, ...] = (
     KEY,
     SERVICE,
     GRANT,
+    ACCESS,
     TOKEN,
     OPERATOR,
+    ISSUER,
+    LOGIN,
+    LOGOUT,
     ENV,
     LEDGER,
     SEAL,

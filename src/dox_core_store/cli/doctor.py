@@ -19,6 +19,8 @@ import typer
 
 from dox_core_store.cli.command import Command
 from dox_core_store.cli.doctor_custody import custody_findings
+from dox_core_store.cli.doctor_shipping import shipping_findings
+from dox_core_store.cli.doctor_tokens import token_finding
 from dox_core_store.cli.finding import FAILURE, OK, WARNING, Finding, shown
 from dox_core_store.cli.ledger_verify import verify_local
 from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile, UnsealWith
@@ -87,11 +89,14 @@ def _findings(settings: Settings) -> Iterator[Finding]:
     label = f" {slot.label}" if slot.label else ""
     yield Finding("seal", OK, f"slot {slot.slot_id} ({slot.kind}{label}) opens {store.store_id}")
     yield from _database(store)
+    yield _room(store, settings)
     yield _records(store)
     yield _values(store)
     yield _ledger(store)
     yield _account(store)
+    yield token_finding(store)
     yield from custody_findings(store.inspection.custody())
+    yield from shipping_findings(store.inspection.shipped(), settings)
     if asyncio.run(answers(settings, store.store_id)):
         yield Finding("server", OK, f"answers at {url_of(settings)}")
     else:
@@ -160,6 +165,13 @@ def _database(store: LocalStore) -> Iterator[Finding]:
         f"journal {found.journal_mode}, synchronous {'FULL' if syncs else found.synchronous}",
     )
     yield Finding("database", OK if found.pages == "ok" else FAILURE, f"pages: {found.pages}")
+
+
+def _room(store: LocalStore, settings: Settings) -> Finding:
+    room = store.inspection.room(settings.ledger_max_gib)
+    known = {"ok": OK, "nearly full": WARNING, "full": FAILURE}
+    told = "; reads are refused until it is less" if room.state == "full" else ""
+    return Finding("room", known[room.state], f"the store uses {room}{told}")
 
 
 def _records(store: LocalStore) -> Finding:

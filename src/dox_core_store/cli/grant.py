@@ -8,6 +8,7 @@ import typer
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command, Group
+from dox_core_store.cli.grant_preview import AllShifts, DryRun, preview, show_preview
 from dox_core_store.cli.option import EnvironmentName, Json, Reason
 from dox_core_store.cli.output import show_facts, show_json, show_table
 from dox_core_store.cli.session import ask
@@ -31,6 +32,8 @@ def add(
     *,
     environment: EnvironmentName = None,
     deny: Annotated[bool, typer.Option("--deny", help="Forbid instead; deny always wins.")] = False,
+    dry_run: DryRun = False,
+    all_: AllShifts = False,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
@@ -40,6 +43,14 @@ def add(
     the store's default. Repeating a grant changes nothing.
     """
     effect = "deny" if deny else "allow"
+    _check(dry_run=dry_run, everything=all_)
+    if dry_run:
+        proposed = wire.GrantRequest(
+            service_name=service, pattern=pattern, environment=environment, effect=effect
+        )
+        shifts = ask(lambda client: preview(client, add=[proposed]))
+        show_preview(shifts, everything=all_, as_json=as_json)
+        return
     made = ask(lambda client: client.add_grant(service, pattern, environment, effect, reason))
     if as_json:
         show_json(made)
@@ -60,21 +71,33 @@ def remove(
     pattern: Annotated[
         str | None, typer.Argument(metavar="[PATTERN]", help="The pattern, after a service.")
     ] = None,
+    *,
     environment: EnvironmentName = None,
+    dry_run: DryRun = False,
+    all_: AllShifts = False,
     reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Take a grant back, by its id or by service and pattern. It holds from the next read on."""
 
-    async def removed(client: KeyService) -> str:
+    async def meant(client: KeyService) -> str:
         if pattern is None:
-            grant_id = grant
-        else:
-            grants = [each async for each in client.list_grants(grant)]
-            grant_id = _the_one(grants, grant, pattern, environment)
+            return grant
+        grants = [each async for each in client.list_grants(grant)]
+        return _the_one(grants, grant, pattern, environment)
+
+    async def previewed(client: KeyService) -> list[wire.AccessShift]:
+        return await preview(client, remove=[await meant(client)])
+
+    async def removed(client: KeyService) -> str:
+        grant_id = await meant(client)
         await client.remove_grant(grant_id, reason)
         return grant_id
 
+    _check(dry_run=dry_run, everything=all_)
+    if dry_run:
+        show_preview(ask(previewed), everything=all_, as_json=as_json)
+        return
     grant_id = ask(removed)
     if as_json:
         show_json({"removed": grant_id})
@@ -114,6 +137,11 @@ def list_grants(
     )
 
 
+def _check(*, dry_run: bool, everything: bool) -> None:
+    if everything and not dry_run:
+        raise typer.BadParameter("--all goes with --dry-run.")
+
+
 def _the_one(grants: list[wire.Grant], service: str, pattern: str, environment: str | None) -> str:
     """The id of the only grant that is meant. Raises if none is, or more than one."""
     meant = [
@@ -139,13 +167,13 @@ GRANT = Group(
             add,
             "doxstore grant add jules-mcp 'service_keys.**' --deny --environment staging\n"
             "doxstore grant add jules-mcp service_keys.jules_api.production",
-            "permission `grant`",
+            "permission `grant`; `list keys` for --dry-run",
         ),
         Command(
             "remove",
             remove,
             "doxstore grant remove jules-mcp service_keys.jules_api.production",
-            "permission `grant` (and `list keys` without an id)",
+            "permission `grant` (and `list keys` without an id); `list keys` for --dry-run",
         ),
         Command("list", list_grants, "doxstore grant list jules-mcp", "permission `list keys`"),
     ),

@@ -12,6 +12,7 @@ from dox_core_store import wire
 from dox_core_store.cli.command import Command, Group
 from dox_core_store.cli.import_file import KEY_IMPORT
 from dox_core_store.cli.key_description import DESCRIPTION_COMMANDS
+from dox_core_store.cli.key_limit import KEY_LIMIT
 from dox_core_store.cli.key_version import VERSION_COMMANDS, KeyPath, Version, show_written
 from dox_core_store.cli.moment import moment
 from dox_core_store.cli.option import EnvironmentName, Json, Reason
@@ -233,6 +234,7 @@ KEY = Group(
             "permission `write keys`",
         ),
         *DESCRIPTION_COMMANDS,
+        KEY_LIMIT,
         *VERSION_COMMANDS,
         KEY_IMPORT,
     ),

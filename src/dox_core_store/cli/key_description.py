@@ -13,7 +13,7 @@ from dox_core_store.cli.option import EnvironmentName, Json, Reason
 from dox_core_store.cli.output import show_facts, show_json, when
 from dox_core_store.cli.session import ask
 
-__all__ = ["DESCRIPTION_COMMANDS"]
+__all__ = ["DESCRIPTION_COMMANDS", "show_description"]
 
 _DEFAULT = "default"
 
@@ -21,7 +21,7 @@ _DEFAULT = "default"
 def show_key(key: KeyPath, environment: EnvironmentName = None, as_json: Json = False) -> None:
     """Show all about a key but its values."""
     found = ask(lambda service: service.description(key, environment))
-    _show(found, as_json=as_json)
+    show_description(found, as_json=as_json)
 
 
 def describe(
@@ -65,7 +65,7 @@ def describe(
             reason=reason,
         )
     )
-    _show(found, as_json=as_json)
+    show_description(found, as_json=as_json)
 
 
 def _number(text: str | None) -> int | Literal["default"] | None:
@@ -78,7 +78,8 @@ def _number(text: str | None) -> int | Literal["default"] | None:
     return int(text)
 
 
-def _show(found: wire.KeyDescription, *, as_json: bool) -> None:
+def show_description(found: wire.KeyDescription, *, as_json: bool) -> None:
+    """All about a key but its values."""
     if as_json:
         show_json(found)
         return
@@ -95,6 +96,8 @@ def _show(found: wire.KeyDescription, *, as_json: bool) -> None:
         ("expires", when(found.expires_at)),
         ("old versions kept", kept.get(found.keep_versions, found.keep_versions)),
     ]
+    if found.limit is not None:
+        facts.append(("limit, all services", f"{found.limit}, {found.burst} at once"))
     if found.unverified_since is not None:
         facts.append(("unverified since", when(found.unverified_since)))
     show_facts(facts)

@@ -1,8 +1,10 @@
 """`doxstore ledger verify`: nothing in the ledger was changed, removed or put in between.
 
-Every hash is computed here, from what the store (or its file, or an export of it) tells, and every
-checkpoint's signature is checked with the store's public checkpoint key. Asked of the store, that
-key comes from the store too: whoever keeps a copy of it elsewhere names it with --checkpoint-key.
+Every hash is computed here, from what the store (or its file, a copy of it, or an export) tells,
+and every checkpoint's signature is checked with the store's public checkpoint key. A key that comes
+from the store proves less: whoever keeps a copy of it elsewhere names it with --checkpoint-key.
+What was shipped off the machine is given with --checkpoints: it finds what the database alone can
+no longer show, such as a tail that was cut off.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import base64
 import binascii
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,10 +21,12 @@ from msgspec.structs import replace
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command
+from dox_core_store.cli.ledger_report import show_broken, show_verified
+from dox_core_store.cli.ledger_shipped import ShippedFiles
 from dox_core_store.cli.option import DataFolder, Json, KeyFile
-from dox_core_store.cli.output import ExitCode, note, show_facts, show_json
+from dox_core_store.cli.output import ExitCode, note
 from dox_core_store.cli.progress import counting
-from dox_core_store.cli.session import ask, local_settings, local_store
+from dox_core_store.cli.session import ask, local_settings, local_store, needs_server_extra
 from dox_core_store.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -34,6 +37,11 @@ if TYPE_CHECKING:
     from dox_core_store.server.domain.checkpoint import LedgerVerifier, Verified
 
 __all__ = ["VERIFY", "verify_local"]
+
+_PROVES_LESS = (
+    "The checkpoint key came from the store itself, which proves less: keep a copy of"
+    " /.well-known/checkpoint-key.json elsewhere, and name it with --checkpoint-key."
+)
 
 
 def verify(
@@ -48,6 +56,12 @@ def verify(
             help="Your copy of /.well-known/checkpoint-key.json. [default: ask the store]",
         ),
     ] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="What was shipped (see `ship_to`); may be given more than once."
+        ),
+    ] = None,
     part: Annotated[
         bool, typer.Option("--part", help="EXPORT is a part: streams may begin in the middle.")
     ] = False,
@@ -57,66 +71,128 @@ def verify(
 ) -> None:
     """Check every hash, every link and every checkpoint's signature of the ledger.
 
-    By default the store tells its ledger; --data reads the store's own files; --file needs nothing
-    but the export and the checkpoint key. The first entry that is wrong is named, and the exit code
-    is then 1.
+    By default the store tells its ledger; --data reads the store's own files (with
+    --checkpoint-key also those of a copy that nobody serves: no slot has to open it, and DIR may be
+    the database file); --file needs nothing but the export and the checkpoint key. The first entry
+    that is wrong is named, and the exit code is then 1; also where a history was lost that nobody
+    has signed off.
     """
     from dox_core_store.server.domain.ledger import BrokenChainError
 
     if file is not None and data is not None:
         raise typer.BadParameter("Say --file or --data, not both.")
-    key = None if checkpoint_key is None else _read_key(checkpoint_key)
+    if part and (file is None or checkpoints):
+        raise typer.BadParameter("--part goes with --file, and without --checkpoints.")
+    made = _Verifiers(
+        checkpoints or [], None if checkpoint_key is None else _read_key(checkpoint_key)
+    )
     try:
         if file is not None:
-            verified = _verify_file(file, key or ask(_asked_key), part=part)
+            verified = _verify_file(file, made, part=part)
+        elif data is not None and made.key is not None:
+            verified = _verify_copy(Path(data), made)
         elif data is not None:
             settings = local_settings("ledger verify", data=data, key_file=key_file)
-            verified = verify_local(local_store("ledger verify", settings), key)
+            verified = _verify_store(local_store("ledger verify", settings), made)
         else:
-            verified = ask(lambda client: _verify_remote(client, key))
+            verified = ask(lambda client: _verify_remote(client, made))
     except BrokenChainError as error:
-        _show_broken(error.stream, error.seq, error.why, as_json=as_json)
+        made.note()
+        show_broken(error, as_json=as_json)
         raise typer.Exit(ExitCode.REFUSED) from None
-    _show(verified, as_json=as_json)
+    made.note()
+    if not show_verified(verified, made.shipped, as_json=as_json):
+        raise typer.Exit(ExitCode.REFUSED)
 
 
 def verify_local(store: LocalStore, key: wire.CheckpointKey | None = None) -> Verified:
     """Verify the ledger in the store's own files. Raises ``BrokenChainError``."""
-    from dox_core_store.server.domain.ledger import BrokenChainError
+    return _verify_store(store, _Verifiers([], key))
 
-    verifier = _verifier(key or store.checkpoint_key, store.store_id)
-    ends = store.inspection.heads()  # before the entries: a running server adds more of them
+
+class _Verifiers:
+    """Makes the verifier, once it is known by which key; `note` says what that key is worth."""
+
+    def __init__(self, paths: list[Path], key: wire.CheckpointKey | None) -> None:
+        self._paths = paths
+        self._asked = False
+        self.key = key
+        self.shipped: ShippedFiles | None = None
+
+    def make(
+        self, store_id: str, own: Callable[[], wire.CheckpointKey], *, may_be_cut: bool = False
+    ) -> LedgerVerifier:
+        """For the store ``store_id``, which says that its key is ``own``."""
+        from dox_core_store.server.domain.checkpoint import LedgerVerifier
+        from dox_core_store.server.domain.checkpoint_statement import Signatures
+
+        self._asked = self.key is None
+        key = self.key or own()
+        if key.store_id != store_id:
+            raise ConfigurationError(
+                "bad_setting",
+                f"The checkpoint key is of store {key.store_id!a}, not of {store_id!a}.",
+            )
+        keys = [_public_key(replace(key, x=x)) for x in (key.x, *key.earlier)]
+        if self._paths:
+            self.shipped = ShippedFiles(self._paths, Signatures(store_id, keys))
+        return LedgerVerifier(
+            store_id=store_id,
+            checkpoint_key=keys[0],
+            earlier_keys=keys[1:],
+            may_be_cut=may_be_cut,
+            proof=self.shipped,
+        )
+
+    def note(self) -> None:
+        """Say what proves less than it may seem."""
+        if self._asked:
+            note(_PROVES_LESS)
+        shipped = self.shipped
+        if shipped is not None and (shipped.unsigned or shipped.unreadable):
+            note(
+                f"Of what was shipped, {shipped.unsigned} checkpoints are not signed with this key"
+                f" and {shipped.unreadable} lines are no whole entries: they were not used."
+            )
+
+
+def _verify_store(store: LocalStore, made: _Verifiers) -> Verified:
+    from dox_core_store.server.bootstrap.ledger_check import check_ledger
+
+    verifier = made.make(store.store_id, lambda: store.checkpoint_key)
     with counting("blocks checked", total=store.inspection.count_blocks()) as step:
-        try:
-            for records in store.ledger():
-                for record in records:
-                    verifier.check(record)
-                step(1)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, BrokenChainError):
-                raise
-            raise BrokenChainError("ledger", verifier.entries + 1, "is unreadable") from error
-    for stream, (seq, head) in ends.items():
-        verifier.check_end(stream, seq, head)
-    return verifier.finish()
+        return check_ledger(store.inspection, verifier, step)
 
 
-async def _verify_remote(client: KeyService, key: wire.CheckpointKey | None) -> Verified:
+def _verify_copy(path: Path, made: _Verifiers) -> Verified:
+    with needs_server_extra("ledger verify --data"):
+        from dox_core_store.server.bootstrap.ledger_check import LedgerCopy, check_ledger
+
+    copy = LedgerCopy(path)
+    verifier = made.make(copy.store_id, _no_key)
+    with counting("blocks checked", total=copy.inspection.count_blocks()) as step:
+        return check_ledger(copy.inspection, verifier, step)
+
+
+async def _verify_remote(client: KeyService, made: _Verifiers) -> Verified:
     given = await client.checkpoint_key()
-    verifier = _verifier(key or given, given.store_id)
+    verifier = made.make(given.store_id, lambda: given)
     with counting("entries checked") as step:
+        line_number = 0
         async for line in client.export_ledger():
-            verifier.check(_decoded(line, verifier))
+            line_number += 1
+            _check_line(verifier, line, line_number)
             step(1)
     return verifier.finish()
 
 
-def _verify_file(path: Path, key: wire.CheckpointKey, *, part: bool) -> Verified:
-    verifier = _verifier(key, key.store_id, may_be_cut=part)
+def _verify_file(path: Path, made: _Verifiers, *, part: bool) -> Verified:
+    key = made.key or ask(_asked_key)
+    verifier = made.make(key.store_id, lambda: key, may_be_cut=part)
     try:
         with path.open("rb") as file, counting("bytes checked", total=path.stat().st_size) as step:
-            for line in _counted(file, step):
-                verifier.check(_decoded(line, verifier))
+            for number, line in enumerate(_counted(file, step), 1):
+                _check_line(verifier, line, number)
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be read: {error.strerror}.") from None
     return verifier.finish()
@@ -126,37 +202,21 @@ async def _asked_key(client: KeyService) -> wire.CheckpointKey:
     return await client.checkpoint_key()
 
 
+def _no_key() -> wire.CheckpointKey:
+    raise AssertionError("a copy is read only where a key was given")
+
+
 def _counted(lines: Iterable[bytes], step: Callable[[int], None]) -> Iterator[bytes]:
     for line in lines:
         yield line
         step(len(line))
 
 
-def _verifier(
-    key: wire.CheckpointKey, store_id: str, *, may_be_cut: bool = False
-) -> LedgerVerifier:
-    from dox_core_store.server.domain.checkpoint import LedgerVerifier
-
-    if key.store_id != store_id:
-        raise ConfigurationError(
-            "bad_setting",
-            f"The checkpoint key is of store {key.store_id!a}, not of {store_id!a}.",
-        )
-    return LedgerVerifier(
-        store_id=store_id,
-        checkpoint_key=_public_key(key),
-        earlier_keys=[_public_key(replace(key, x=x)) for x in key.earlier],
-        may_be_cut=may_be_cut,
-    )
-
-
-def _decoded(line: bytes, verifier: LedgerVerifier) -> wire.LedgerRecord:
-    from dox_core_store.server.domain.ledger import BrokenChainError
-
+def _check_line(verifier: LedgerVerifier, line: bytes, number: int) -> None:
     try:
-        return wire.decode(wire.LedgerRecord, line)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BrokenChainError("line", verifier.entries + 1, "is not an entry") from error
+        verifier.check(wire.decode(wire.LedgerRecord, line))
+    except (msgspec.DecodeError, UnicodeError):
+        verifier.refuse("line", number, "is not an entry")
 
 
 def _read_key(path: Path) -> wire.CheckpointKey:
@@ -180,40 +240,11 @@ def _public_key(key: wire.CheckpointKey) -> Ed25519PublicKey:
     raise ConfigurationError("bad_setting", "The checkpoint key is no Ed25519 public key.")
 
 
-def _show_broken(stream: str, seq: int, why: str, *, as_json: bool) -> None:
-    if as_json:
-        show_json({"status": "broken", "stream": stream, "seq": seq, "why": why})
-        return
-    show_facts([("broken", f"{stream} #{seq} {why}.")])
-    note(
-        "Entries before it are as they were written. Keep the files as they are, and compare them"
-        " with an earlier export."
-    )
-
-
-def _show(verified: Verified, *, as_json: bool) -> None:
-    if as_json:
-        show_json({"status": "ok", **verified._asdict()})
-        return
-    last = verified.last_checkpoint
-    age = ""
-    if last is not None:
-        seconds = int((datetime.now(UTC) - datetime.fromisoformat(last)).total_seconds())
-        age = f", the last one {seconds} s old"
-    facts = [
-        ("ledger", "whole"),
-        ("entries", f"{verified.entries} in {verified.streams} streams"),
-        ("checkpoints", f"{verified.checkpoints}, every signature holds{age}"),
-        ("not yet signed", f"{verified.unsigned} entries"),
-    ]
-    facts += [("begins in the middle", stream) for stream in verified.cut]
-    show_facts(facts)
-
-
 VERIFY = Command(
     "verify",
     verify,
     "doxstore ledger verify\n"
-    "doxstore ledger verify --file ledger.jsonl --checkpoint-key checkpoint-key.json",
+    "doxstore ledger verify --file ledger.jsonl --checkpoint-key checkpoint-key.json"
+    " --checkpoints shipped.jsonl",
     "permission `read the ledger`; with --data the store's files; with --file no store",
 )

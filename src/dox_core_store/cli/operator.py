@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dox_core_store.cli.command import Command, Group
-from dox_core_store.cli.option import DataFolder, Json, KeyFile, Reason
+from dox_core_store.cli.option import Addresses, DataFolder, Json, KeyFile, Reason
 from dox_core_store.cli.output import note, show_facts, show_json, show_table
 from dox_core_store.cli.session import local_settings, local_store
 
@@ -35,6 +35,7 @@ def add(
             help="admin, maintainer, security_team_lead or auditor; repeatable.",
         ),
     ],
+    reason: Reason = None,
     data: DataFolder = None,
     key_file: KeyFile = None,
     as_json: Json = False,
@@ -43,7 +44,7 @@ def add(
 
     The roles named replace those held before. docs/roles.md says which may do what.
     """
-    _show(_store(data, key_file).add_operator(name, role), as_json=as_json)
+    _show(_store(data, key_file).add_operator(name, role, reason), as_json=as_json)
 
 
 def list_operators(
@@ -76,12 +77,14 @@ def token(
     expires_in: Annotated[
         str, typer.Option(metavar="DURATION", help="Such as 30m, 24h or 90d.")
     ] = "24h",
+    address: Addresses = None,
+    reason: Reason = None,
     data: DataFolder = None,
     key_file: KeyFile = None,
     as_json: Json = False,
 ) -> None:
     """Print a new token for an operator: the value for ADMIN_TOKEN."""
-    text = _store(data, key_file).operator_token(name, expires_in)
+    text = _store(data, key_file).operator_token(name, expires_in, address or (), reason)
     if as_json:
         show_json({"operator": name, "expires_in": expires_in, "token": text})
         return

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 __all__ = [
+    "Addresses",
     "ConfigFile",
     "DataFolder",
     "EnvironmentName",
@@ -54,6 +55,14 @@ EnvironmentName = Annotated[
         "-e",
         metavar="NAME",
         help="Environment, where the path does not end in one.",
+    ),
+]
+Addresses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--address",
+        metavar="CIDR",
+        help="From where alone the token may be used, such as 10.2.0.0/16; repeatable.",
     ),
 ]
 Reason = Annotated[

@@ -2,7 +2,8 @@
 
 Results go to stdout: tables and facts for people, JSON with ``--json`` and nothing else then.
 Everything else (notes, errors, progress) goes to stderr. What comes from a store is printed with
-its control characters escaped: a path that somebody asked for must not steer a terminal.
+its control characters escaped: a path that somebody asked for must not steer a terminal,
+not even as JSON.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def note(text: str) -> None:
 def show_json(body: Any) -> None:
     """``body`` (wire structs, or what JSON knows) as one line. A value in it is printed."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(wire.encode(body) + b"\n")
+    sys.stdout.buffer.write(wire.encode_line(body) + b"\n")
     sys.stdout.buffer.flush()
 
 

@@ -33,6 +33,7 @@ def register(
         str | None,
         typer.Option("--environment", "-e", metavar="NAME", help="Where it runs."),
     ] = None,
+    reason: Reason = None,
     as_json: Json = False,
 ) -> None:
     """Register a service, or update it.
@@ -40,7 +41,9 @@ def register(
     The keys it requires are granted if you have the permission `grant`, else noted as requested.
     """
     made = ask(
-        lambda client: client.register_service(service, description, require or (), environment)
+        lambda client: client.register_service(
+            service, description, require or (), environment, reason
+        )
     )
     _show(made, as_json=as_json)
     if not as_json:

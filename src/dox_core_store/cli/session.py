@@ -1,7 +1,8 @@
 """How a command reaches a store: over HTTP as an operator, or by the store's own files.
 
-Over HTTP: ``KEY_SERVICE_URL`` and ``ADMIN_TOKEN`` from the environment, never from the command
-line, where every user of the machine could read the token. By its files: the ``server`` extra,
+Over HTTP: ``KEY_SERVICE_URL`` and ``ADMIN_TOKEN`` from the environment (or, without the latter, the
+token of `doxstore login`), never from the command line, where every user of the machine could read
+the token. By its files: the ``server`` extra,
 ``--data`` and what opens it, such as ``--key-file``; this works beside a running server.
 """
 
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from dox_core_store.cli.asking import asking
+from dox_core_store.cli.signed_in import token_of
 from dox_core_store.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -35,10 +37,19 @@ def ask(work: Callable[[KeyService], Awaitable[T]]) -> T:
     from dox_core_store.client import KeyService
 
     async def asked() -> T:
-        async with KeyService() as service:
+        async with KeyService(token=_signed_in()) as service:
             return await work(service)
 
     return asyncio.run(asked())
+
+
+def _signed_in() -> str | None:
+    """The token of `doxstore login`, where there is no other."""
+    if os.environ.get("ADMIN_TOKEN"):
+        return None
+    from dox_core_store.client.endpoint import endpoint_from
+
+    return token_of(endpoint_from(os.environ).url)
 
 
 @contextmanager

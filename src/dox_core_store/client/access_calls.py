@@ -1,4 +1,4 @@
-"""`AccessCalls`: who may have what. Services, their tokens and limits, grants, environments."""
+"""`AccessCalls`: who may have what. Services and their limits, grants, environments."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class AccessCalls(OperatorCalls):
         description: str = "",
         required_keys: Sequence[str] = (),
         environment: str | None = None,
+        reason: str | None = None,
     ) -> wire.Service:
         """Make ``service_name`` known. Grants ``required_keys`` if the caller may, else asks."""
         body = wire.ServiceRequest(
@@ -27,6 +28,7 @@ class AccessCalls(OperatorCalls):
             description=description,
             required_keys=list(required_keys),
             environment=environment,
+            reason=reason,
         )
         return await self._call("POST", "/v1/services", body, wire.Service)
 
@@ -47,20 +49,6 @@ class AccessCalls(OperatorCalls):
         """End a service: its tokens die and stay dead."""
         body = wire.ReasonRequest(reason=reason)
         return await self._call("POST", _service(service_name, "decommission"), body, wire.Service)
-
-    async def issue_token(
-        self, service_name: str, expires_in: str = "90d", environment: str | None = None
-    ) -> wire.TokenIssued:
-        """A new service token. ``token.reveal()`` is its text; it is shown this once."""
-        body = wire.TokenRequest(
-            service_name=service_name, expires_in=expires_in, environment=environment
-        )
-        return await self._call("POST", "/tokens", body, wire.TokenIssued)
-
-    async def revoke_token(self, token_id: str, reason: str | None = None) -> None:
-        """End one token at once."""
-        path = f"/v1/tokens/{url_segment(token_id)}/revoke"
-        await self._command("POST", path, wire.ReasonRequest(reason=reason))
 
     async def revoke_service_tokens(
         self, service_name: str, reason: str | None = None
@@ -95,6 +83,48 @@ class AccessCalls(OperatorCalls):
     def list_grants(self, service_name: str | None = None) -> AsyncIterator[wire.Grant]:
         """Every grant, or one service's."""
         return self._pages("/v1/grants", wire.Page[wire.Grant], {"service_name": service_name})
+
+    async def explain_access(
+        self, service_name: str, key_path: str, environment: str | None = None
+    ) -> wire.AccessExplanation:
+        """Whether a service gets a key's value now, and why. ``environment`` is the one of the
+        token with which it would ask."""
+        path = f"/v1/access/services/{url_segment(service_name)}/keys/{url_segment(key_path)}"
+        query = {"environment": environment}
+        return await self._call("GET", path, None, wire.AccessExplanation, query=query)
+
+    async def who_can_read(self, key_path: str, environment: str | None = None) -> wire.KeyReaders:
+        """Every service that may read a key, and the operators whose roles do."""
+        path = f"/v1/access/keys/{url_segment(key_path)}"
+        query: dict[str, str | None] = {"environment": environment}
+        found = await self._call("GET", path, None, wire.KeyReaders, query=query)
+        while found.next_cursor is not None:
+            query["cursor"] = found.next_cursor
+            page = await self._call("GET", path, None, wire.KeyReaders, query=query)
+            found.services += page.services
+            found.denied += page.denied
+            found.next_cursor = page.next_cursor
+        return found
+
+    def unused_grants(
+        self, days: int = 90, service_name: str | None = None
+    ) -> AsyncIterator[wire.UnusedGrant]:
+        """Grants that no call used for ``days``, of all services or of one."""
+        query = {"days": days, "service_name": service_name}
+        return self._pages("/v1/access/unused", wire.Page[wire.UnusedGrant], query)
+
+    async def dry_run(
+        self, add: Sequence[wire.GrantRequest] = (), remove: Sequence[str] = ()
+    ) -> AsyncIterator[wire.DryRun]:
+        """Who would gain and lose which keys if grants were added and others taken back, some keys
+        at a time. Changes nothing."""
+        body = wire.DryRunRequest(add=list(add), remove=list(remove))
+        while True:
+            page = await self._call("POST", "/v1/access/dry-run", body, wire.DryRun)
+            yield page
+            if page.next_cursor is None:
+                return
+            body.cursor = page.next_cursor
 
     def list_environments(self) -> AsyncIterator[wire.Environment]:
         """Every declared environment."""

@@ -22,6 +22,7 @@ from dox_core_store.client.protocol import Call, Reply, accept
 from dox_core_store.errors import AuthenticationError
 
 if TYPE_CHECKING:
+    from dox_core_store.client.exchanged import ExchangedCredential
     from dox_core_store.client.transport import HttpTransport
 
 __all__ = ["Read", "Session", "StoreConnection"]
@@ -47,18 +48,18 @@ class Session(NamedTuple):
 class StoreConnection:
     """Sends calls as whoever ``credential`` is, to where ``endpoint`` says."""
 
-    def __init__(self, *, endpoint: Endpoint, credential: Credential) -> None:
+    def __init__(self, *, endpoint: Endpoint, credential: Credential | ExchangedCredential) -> None:
         self._endpoint = endpoint
         self._credential = credential
         self._sessions: dict[tuple[int, asyncio.AbstractEventLoop], Session] = {}
 
     async def ask(self, call: Call, read: Read[T]) -> T:
         """What ``read`` makes of the reply to ``call``."""
-        token = self._credential.current()
+        token = await self._token()
         try:
             return await self._ask_as(token, call, read)
         except AuthenticationError:
-            other = self._credential.after_refusal(token)
+            other = await self._other_than(token)
             if other is None:
                 raise
         return await self._ask_as(other, call, read)
@@ -70,11 +71,11 @@ class StoreConnection:
         session = await self.session()
         timeout = self._endpoint.timeout_seconds if timeout_seconds is None else timeout_seconds
         reply = await session.transport.send(call, token=None, timeout_seconds=timeout)
-        return read(reply, store_id=self._credential.current().claims.iss)
+        return read(reply, store_id=self._credential.store_id)
 
     async def lines(self, call: Call) -> AsyncGenerator[bytes, None]:
         """The lines of a long answer, as they come."""
-        token = self._credential.current()
+        token = await self._token()
         session = await self.session()
 
         def check(reply: Reply) -> None:
@@ -119,6 +120,22 @@ class StoreConnection:
             timeout_seconds=self._endpoint.timeout_seconds,
         )
         return read(reply, store_id=token.claims.iss)
+
+    async def _token(self) -> Token:
+        if isinstance(self._credential, Credential):
+            return self._credential.current()
+        return await self._credential.fresh(self._post)
+
+    async def _other_than(self, refused: Token) -> Token | None:
+        if isinstance(self._credential, Credential):
+            return self._credential.after_refusal(refused)
+        return await self._credential.after_refusal(refused, self._post)
+
+    async def _post(self, call: Call) -> Reply:
+        session = await self.session()
+        return await session.transport.send(
+            call, token=None, timeout_seconds=self._endpoint.timeout_seconds
+        )
 
     def _drop_ended(self) -> None:
         for process_id, loop in list(self._sessions):

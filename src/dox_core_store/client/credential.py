@@ -26,7 +26,7 @@ from dox_core_store.sensitive import Sensitive
 if TYPE_CHECKING:
     from dox_core_store.client.proof import ServiceKey
 
-__all__ = ["Claims", "Credential", "Token", "source_from"]
+__all__ = ["Claims", "Credential", "Token", "claims_of", "source_from"]
 
 _log = logging.getLogger("dox_core_store.client")
 
@@ -38,22 +38,16 @@ _DAY_SECONDS = 86_400
 _TOKEN = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+", re.ASCII)
 
 
-class Confirmation(msgspec.Struct, frozen=True):
-    """The key that a token is bound to, by its thumbprint (RFC 9449, 6.1)."""
-
-    jkt: str
-
-
 class Claims(msgspec.Struct, frozen=True):
     """What a token says: ``sub`` (the service), ``iss`` (the store's id), ``env``, times, and
-    ``cnf`` if it is bound to a key."""
+    ``jkt`` if it is bound to a key: that key's thumbprint."""
 
     sub: str
     iss: str | None = None
     env: str | None = None
     iat: float | None = None
     exp: float | None = None
-    cnf: Confirmation | None = None
+    jkt: str | None = None
 
 
 class Token(NamedTuple):
@@ -115,6 +109,11 @@ class Credential:
         self._token = self._parsed(source if isinstance(source, Sensitive) else self._read())
         self._warn_when_due()
 
+    @property
+    def store_id(self) -> str | None:
+        """The store that issued the token."""
+        return self.current().claims.iss
+
     def current(self) -> Token:
         """The token to send now."""
         if self._path is not None and self._stamp() != self._seen:
@@ -170,7 +169,7 @@ class Credential:
         return Sensitive(text)
 
     def _parsed(self, text: Sensitive) -> Token:
-        claims = _claims(text)
+        claims = claims_of(text)
         if claims is None:
             raise ConfigurationError("bad_setting", "The token is not one that a store issued.")
         if self._service_name is not None and claims.sub != self._service_name:
@@ -179,7 +178,7 @@ class Credential:
                 f"The token was issued for {ascii(claims.sub)[:80]}, "
                 f"but service_name is {ascii(self._service_name)[:80]}.",
             )
-        return Token(text, claims, None if claims.cnf is None else self._key(claims.cnf.jkt))
+        return Token(text, claims, None if claims.jkt is None else self._key(claims.jkt))
 
     def _key(self, thumbprint: str) -> ServiceKey:
         # Imported only for bound tokens: the others' services do not wait for it.
@@ -210,7 +209,8 @@ class Credential:
             )
 
 
-def _claims(token: Sensitive) -> Claims | None:
+def claims_of(token: Sensitive) -> Claims | None:
+    """What a token says, unverified; None if it is none."""
     text = token.reveal()
     if len(text) > MAX_TOKEN_CHARACTERS or _TOKEN.fullmatch(text) is None:
         return None

@@ -102,6 +102,29 @@ class KeyCalls(OperatorCalls):
         )
         return await self._call("POST", _key(key_path, "describe"), body, wire.KeyDescription)
 
+    async def set_key_limit(
+        self,
+        key_path: str,
+        limit: str,
+        burst: int | None = None,
+        environment: str | None = None,
+        reason: str | None = None,
+    ) -> wire.KeyDescription:
+        """Limit how fast all services together may read a key, for example to ``60/min``."""
+        body = wire.KeyLimitRequest(
+            limit=limit, burst=burst, environment=environment, reason=reason
+        )
+        return await self._call("PUT", _key(key_path, "limit"), body, wire.KeyDescription)
+
+    async def remove_key_limit(
+        self, key_path: str, environment: str | None = None, reason: str | None = None
+    ) -> wire.KeyDescription:
+        """Take a key's own limit away; its readers' limits stay."""
+        query = {"environment": environment, "reason": reason}
+        return await self._call(
+            "DELETE", _key(key_path, "limit"), None, wire.KeyDescription, query=query
+        )
+
     async def propose(
         self,
         key_path: str,

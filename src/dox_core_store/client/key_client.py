@@ -22,7 +22,9 @@ from dox_core_store.client.cache import KeyCache
 from dox_core_store.client.connection import StoreConnection
 from dox_core_store.client.credential import Credential, source_from
 from dox_core_store.client.endpoint import endpoint_from
+from dox_core_store.client.exchanged import ExchangedCredential
 from dox_core_store.client.health import HealthReport, check_health
+from dox_core_store.client.identity import identity_from
 from dox_core_store.client.key import Key
 from dox_core_store.client.protocol import (
     MAX_BATCH,
@@ -56,7 +58,9 @@ class KeyClient:
     """Keys for the service ``service_name``.
 
     What is not given comes from the environment: ``SERVICE_TOKEN`` (or the file that
-    ``SERVICE_TOKEN_FILE`` names), ``KEY_SERVICE_URL``, ``KEY_SERVICE_TIMEOUT`` in milliseconds,
+    ``SERVICE_TOKEN_FILE`` names), else who the platform says we are
+    (``SERVICE_IDENTITY_TOKEN_FILE``, or ``SERVICE_IDENTITY_AUDIENCE`` in GitHub Actions);
+    ``KEY_SERVICE_URL``, ``KEY_SERVICE_TIMEOUT`` in milliseconds,
     ``KEY_SERVICE_CA_FILE``. A ``proxy`` is used only if given here. Raises `ConfigurationError`
     if any of it is unusable, or if the token is another service's.
 
@@ -79,19 +83,9 @@ class KeyClient:
         endpoint = endpoint_from(
             os.environ, url=url, timeout_ms=timeout_ms, ca_file=ca_file, proxy=proxy
         )
-        credential = Credential(
-            source_from(
-                os.environ,
-                service_token,
-                variable="SERVICE_TOKEN",
-                file_variable="SERVICE_TOKEN_FILE",
-            ),
-            wall=time.time,
-            service_name=service_name,
-            on_new_principal=self._forget_all,
-            environ=os.environ,
+        self._connection = StoreConnection(
+            endpoint=endpoint, credential=self._credential(service_name, service_token)
         )
-        self._connection = StoreConnection(endpoint=endpoint, credential=credential)
 
     async def get_key(self, key_path: str, cache_ttl: float = DEFAULT_CACHE_TTL_SECONDS) -> Key:
         """The current version of ``key_path``, at most ``cache_ttl`` seconds old.
@@ -221,6 +215,32 @@ class KeyClient:
             elif isinstance(outcome, _REFUSALS):
                 self._cache.refused(spelling)
         return settled
+
+    def _credential(
+        self, service_name: str, service_token: str | None
+    ) -> Credential | ExchangedCredential:
+        """The token that was given, else one got by exchange, if the platform says who we are."""
+        identity = identity_from(os.environ, service_token)
+        if identity is None:
+            return Credential(
+                source_from(
+                    os.environ,
+                    service_token,
+                    variable="SERVICE_TOKEN",
+                    file_variable="SERVICE_TOKEN_FILE",
+                ),
+                wall=time.time,
+                service_name=service_name,
+                on_new_principal=self._forget_all,
+                environ=os.environ,
+            )
+        return ExchangedCredential(
+            identity,
+            wall=time.time,
+            monotonic=time.monotonic,
+            service_name=service_name,
+            on_new_principal=self._forget_all,
+        )
 
     def _forget_all(self) -> None:
         self._cache.forget_all()

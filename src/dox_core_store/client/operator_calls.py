@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -95,12 +95,20 @@ class OperatorCalls:
         await self._connection.ask(_call_of(method, path, body, query), accept)
 
     async def _pages(
-        self, path: str, page_type: type[wire.Page[T]], query: Mapping[str, Parameter]
+        self,
+        path: str,
+        page_type: type[wire.Page[T]],
+        query: Mapping[str, Parameter],
+        *,
+        on_page: Callable[[], None] | None = None,
     ) -> AsyncIterator[T]:
-        """The items of a list, page after page, fetched as they are consumed."""
+        """The items of a list, page after page, fetched as they are consumed; ``on_page`` is told
+        of each."""
         cursor: str | None = None
         while True:
             page = await self._call("GET", path, None, page_type, query={**query, "cursor": cursor})
+            if on_page is not None:
+                on_page()
             for item in page.items:
                 yield item
             cursor = page.next_cursor

@@ -56,6 +56,7 @@ class Call:
     path: str
     query: Sequence[tuple[str, str]] = ()
     body: bytes | None = field(default=None, repr=False)
+    content_type: str = "application/json"
     repeatable: bool = False
 
     @property

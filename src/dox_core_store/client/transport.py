@@ -174,7 +174,7 @@ class HttpTransport:
             call.method,
             self._url + call.target,
             content=call.body,
-            headers={} if call.body is None else {"Content-Type": "application/json"},
+            headers={} if call.body is None else {"Content-Type": call.content_type},
             timeout=timeout_seconds,
         )
         if token is not None:
@@ -184,7 +184,7 @@ class HttpTransport:
         if token is not None and key is not None:
             request.headers["DPoP"] = key.proof(
                 method=call.method,
-                url=self._url + call.path,
+                url=str(request.url),
                 token=token.reveal(),
                 nonce=self._nonce,
                 body=call.body,

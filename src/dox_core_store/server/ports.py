@@ -13,9 +13,14 @@ from datetime import datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dox_core_store.key_path import KeyAddress
-from dox_core_store.server.domain.access import Caller
+from dox_core_store.server.domain.access import Caller, TokenBindingRecord, TokenRecord
 from dox_core_store.server.domain.envelope import Binding
-from dox_core_store.server.domain.key import KeyRecord, UpkeepRecord, VersionRecord
+from dox_core_store.server.domain.key import (
+    KeyLimitRecord,
+    KeyRecord,
+    UpkeepRecord,
+    VersionRecord,
+)
 from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.domain.seal import Slot, SlotKind
 
@@ -30,6 +35,9 @@ __all__ = [
     "LedgerReader",
     "SlotHolder",
     "StoredEntry",
+    "TokenFilter",
+    "TokenRow",
+    "TokenSpan",
     "Transaction",
     "Vault",
     "Work",
@@ -149,6 +157,9 @@ class Transaction(Protocol):
         """Keep that ``name`` happened now, and what there is to say of it, in place of the last
         time. Nothing is decided by it."""
 
+    def follow(self, name: str, block_id: int, head: str) -> None:
+        """Keep that ``name`` has the ledger to a block, with the hash ``head`` (hex) at its end."""
+
     def record(self, caller: Caller, entry: Mapping[str, Any]) -> None:
         """Put the mutation on the ledger; ``entry`` has `Entry` fields beyond the caller's."""
 
@@ -173,6 +184,7 @@ class KeyRow(NamedTuple):
     last_read_at: datetime | None
     upkeep: UpkeepRecord | None = None
     proposed: bool = False
+    limit: KeyLimitRecord | None = None
 
 
 class Change(NamedTuple):
@@ -182,6 +194,35 @@ class Change(NamedTuple):
     action: str
     key_path: str
     environment: str | None
+
+
+class TokenFilter(NamedTuple):
+    """Which tokens to list; None means any. ``expires_before`` (inclusive) and ``unused_since``
+    (not used since, and issued before) leave out what was revoked."""
+
+    token_id: str | None = None
+    kind: str | None = None
+    name: str | None = None
+    expires_after: datetime | None = None
+    expires_before: datetime | None = None
+    unused_since: datetime | None = None
+
+
+class TokenRow(NamedTuple):
+    """An issued token, what it is bound to, and when it was last used, as `Catalog.token_uses`
+    knows it."""
+
+    token: TokenRecord
+    binding: TokenBindingRecord | None
+    last_used_at: datetime | None
+
+
+class TokenSpan(NamedTuple):
+    """Tokens that were issued in some stretch of time: how many of them live, and when the last
+    one that was not revoked expires, be that in the past; None where there is none."""
+
+    live: int
+    last_expiry: datetime | None
 
 
 class Catalog(Protocol):
@@ -214,6 +255,32 @@ class Catalog(Protocol):
 
     async def live_tokens(self, now: datetime) -> set[str]:
         """Ids of the tokens that were not revoked and have not expired by ``now``."""
+
+    async def tokens(self, wanted: TokenFilter, after: str | None, limit: int) -> list[TokenRow]:
+        """A page of issued tokens in the order of their ids, after the id ``after``."""
+
+    async def token_span(self, since: datetime, until: datetime | None, now: datetime) -> TokenSpan:
+        """The tokens that were issued at ``since`` or later, and before ``until``. Counted without
+        looking at MACs: nothing is handed out by it."""
+
+    async def token_uses(self, token_ids: Sequence[str]) -> dict[str, datetime]:
+        """When each of ``token_ids`` was last used, as far as the ledger's index has come: some
+        seconds behind. One that was never used, or that does not exist, is left out."""
+
+    def calls(
+        self, service: str, prefix: str | None, environment: str, since: datetime
+    ) -> AsyncIterator[list[str]]:
+        """The paths of the keys that ``service`` was handed by a call (not by a refresh) at
+        ``since`` or later, in order, some at a time. ``prefix`` is a literal path: it and what is
+        below it; None means all. As far behind as `token_uses`."""
+
+    async def callers(self, environment: str, since: datetime) -> set[str]:
+        """The services that were handed any key of ``environment`` by a call at ``since`` or later.
+        Passes over all calls, so ask once for many services. As far behind as `token_uses`."""
+
+    async def last_calls(self, address: KeyAddress) -> dict[str, datetime]:
+        """When each service was last handed a key by a call. One that never was is left out. As far
+        behind as `token_uses`."""
 
     async def environments(self) -> list[str]:
         """The declared environments, sorted."""

@@ -16,7 +16,8 @@ from typing import Any
 
 import msgspec
 
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, InvalidRequestError
+from dox_core_store.server.domain.address import parse_networks
 from dox_core_store.server.domain.seal import SlotKind
 
 __all__ = ["Settings", "load_settings"]
@@ -88,9 +89,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Authorities that vouch for webhooks and syslog servers; empty: the system's."""
     ledger_keep_days: int = 400
     """How long entries are kept; changes are kept for good. 0: all are."""
-    ledger_max_gib: int = 20
+    ledger_max_gib: float = 20
     """How large the store's file may grow: reads are refused then, nothing is dropped; 0: as large
     as the disk."""
+    issuer_ca_file: str = ""
+    """Authorities that vouch for issuers of other tokens; empty: the system's."""
     max_connections: int = 20_000
     shutdown_seconds: int = 10
     """How long requests under way may take once the server was told to stop."""
@@ -111,13 +114,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         if bool(self.tls_certificate_file) != bool(self.tls_key_file):
             raise _bad("tls_certificate_file and tls_key_file", "both or neither")
         for name, least in _LEAST.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:  # not: "is less", which nan never is
                 raise _bad(name, f"a number from {least}")
         if self.unseal_with and self.unseal_with not in list(SlotKind):
             raise _bad("unseal_with", f"{', '.join(SlotKind)}, or nothing")
-        for network in self.trusted_proxies:
-            if not _is_network(network):
-                raise _bad("trusted_proxies", f"networks such as 10.0.0.0/8, not {network}")
+        try:
+            parse_networks(self.trusted_proxies)
+        except InvalidRequestError as error:
+            raise ConfigurationError("bad_setting", f"trusted_proxies: {error}") from error
         if self.log_level not in {"debug", "info", "warning", "error"}:
             raise _bad("log_level", "debug, info, warning or error")
         if not (self.tls_certificate_file or self.allow_plain_http or _is_loopback(self.host)):
@@ -174,14 +178,6 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _is_network(text: str) -> bool:
-    try:
-        ipaddress.ip_network(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _bad(name: str, takes: str) -> ConfigurationError:

@@ -172,6 +172,7 @@ def test_registration_sends_what_the_page_says(store: ScriptedStore) -> None:
             "external_apis.google_services.maps_api",
         ],
         "environment": None,
+        "reason": None,
     }
     assert request.headers["authorization"].startswith("Bearer ey")
 

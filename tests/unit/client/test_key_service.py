@@ -75,6 +75,21 @@ ISSUED = {
     "environment": "production",
     "expires_at": "2027-01-01T00:00:00Z",
 }
+TOKEN = {
+    "token_id": "tok_1",
+    "kind": "service",
+    "name": "jules-mcp",
+    "environment": "production",
+    "status": "live",
+    "issued_by": "operator:alice",
+    "issued_at": "2026-01-01T00:00:00Z",
+    "expires_at": "2027-01-01T00:00:00Z",
+    "revoked_at": None,
+    "last_used_at": None,
+    "addresses": [],
+    "key_thumbprint": None,
+    "signing_key": "k1",
+}
 IMPORTED = {"import_id": "i1", "status": "open", "created": 0, "replaced": 0, "unchanged": 0}
 ENVIRONMENT = {"name": "qa", "is_default": False}
 
@@ -86,7 +101,16 @@ def service(store: ScriptedStore) -> KeyService:
 
 CALLS: list[tuple[Callable[[KeyService], Awaitable[object]], str, str, Any, int, Any]] = [
     (lambda s: s.issue_token("jules-mcp", expires_in="1y"), "POST", "/tokens",
-     {"service_name": "jules-mcp", "expires_in": "1y", "environment": None}, 201, ISSUED),
+     {"service_name": "jules-mcp", "expires_in": "1y", "environment": None, "addresses": [],
+      "key_thumbprint": None, "reason": None}, 201, ISSUED),
+    (lambda s: s.issue_token("jules-mcp", addresses=["10.0.0.0/8"], key_thumbprint="k" * 43,
+                             reason="new"), "POST",
+     "/tokens", {"service_name": "jules-mcp", "expires_in": "90d", "environment": None,
+      "addresses": ["10.0.0.0/8"], "key_thumbprint": "k" * 43, "reason": "new"}, 201, ISSUED),
+    (lambda s: s.describe_token("tok_1"), "GET", "/v1/tokens/tok_1", None, 200, TOKEN),
+    (lambda s: s.rotate_signing_key(compromised=True, kid="k1", reason="leak"), "POST",
+     "/v1/signing-keys/rotate", {"compromised": True, "kid": "k1", "reason": "leak"}, 200,
+     {"kid": "k2", "retired": None, "compromised": "k1", "tokens_ended": 3}),
     (lambda s: s.revoke_token("t1", "lost"), "POST", "/v1/tokens/t1/revoke",
      {"reason": "lost"}, 204, None),
     (lambda s: s.set_limit("jules-mcp", "1000000/s"), "PUT", "/v1/services/jules-mcp/limit",
@@ -118,6 +142,10 @@ CALLS: list[tuple[Callable[[KeyService], Awaitable[object]], str, str, Any, int,
      "/v1/keys/a.b/describe",
      {"environment": None, "owner": "ada", "usage": None, "keep_versions": "default",
       "verified": True, "reason": None}, 200, DESCRIBED),
+    (lambda s: s.set_key_limit("a.b", "60/min", 5, reason="slow"), "PUT", "/v1/keys/a.b/limit",
+     {"limit": "60/min", "burst": 5, "environment": None, "reason": "slow"}, 200, DESCRIBED),
+    (lambda s: s.remove_key_limit("a.b", "staging", "enough"), "DELETE",
+     "/v1/keys/a.b/limit?environment=staging&reason=enough", None, 200, DESCRIBED),
     (lambda s: s.description("a.b", "staging"), "GET",
      "/v1/keys/a.b/description?environment=staging", None, 200, DESCRIBED),
     (lambda s: s.rollback("a.b", to_version=1), "POST", "/v1/keys/a.b/rollback",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
@@ -16,7 +16,8 @@ from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.bootstrap import LocalStore, Node, init_store
 from dox_core_store.server.bootstrap.compose import Composed
 from dox_core_store.server.domain.access import Role
-from dox_core_store.server.ports import Transaction
+from dox_core_store.server.domain.ledger import Entry
+from dox_core_store.server.ports import Catalog, Transaction
 from dox_core_store.server.settings import Settings
 
 __all__ = ["KEPT", "Asking", "MovedClock", "Told"]
@@ -78,6 +79,39 @@ class Asking:
         """A transaction of its own."""
         return self._runner.run(self._node._embedded.catalog.write(work))
 
+    @property
+    def catalog(self) -> Catalog:
+        return self._node._embedded.catalog
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Whatever else the node's loop is to do."""
+        return self._runner.run(work)
+
+    def index(self) -> None:
+        """Write what is derived from the ledger so far, and wait for it: it is written in steps,
+        and each queues behind what the writer is given meanwhile."""
+        embedded = self._node._embedded
+
+        def at(query: str) -> int:
+            with embedded.store.engine.connect() as connection:
+                return int(connection.exec_driver_sql(query).scalar() or 0)
+
+        async def indexed() -> None:
+            newest = at("SELECT max(block_id) FROM ledger_block")
+            embedded.writer.index()
+            while at("SELECT block_id FROM ledger_cursor WHERE name = 'postings'") < newest:
+                await embedded.catalog.write(lambda _tx: None)
+
+        self._runner.run(indexed())
+
+    def record(self, entry: Entry) -> None:
+        """Put an entry on the ledger, and wait for it."""
+
+        async def commit() -> None:
+            await self._node._embedded.ledger.commit([entry])
+
+        self._runner.run(commit())
+
     def stop(self) -> None:
         self._runner.run(self._node.stop())
 
@@ -85,7 +119,7 @@ class Asking:
         """Wake the sweeper of imports and stop, before it had a turn."""
 
         async def end() -> None:
-            self.composed.sweep_soon.set()
+            self.composed.imports.ended.set()
             await self._node.stop()
 
         self._runner.run(asyncio.wait_for(end(), seconds))

@@ -114,7 +114,7 @@ def test_a_permission_takes_one_of_the_roles_that_give_it(permission: Permission
         require(others, permission)
     assert caught.value.code == "role_required"
     assert all(role in caught.value.detail for role in giving)
-    require([*others, *giving], permission)
+    require([*others, *giving], permission, signed_in=True)
 
 
 def test_no_role_alone_reads_both_values_and_ledger() -> None:

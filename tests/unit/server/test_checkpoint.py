@@ -139,21 +139,22 @@ def removed_at_the_end_of_the_other_stream(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    "forge",
+    ("forge", "stream", "first", "last"),
     [
-        changed,
-        changed_in_the_other_stream,
-        removed_with_its_stream,
-        removed_at_the_end_of_the_other_stream,
+        (changed, STREAM, 1, 2),
+        (changed_in_the_other_stream, CHANGES, 1, 2),
+        (removed_with_its_stream, CHANGES, 1, 1),
+        (removed_at_the_end_of_the_other_stream, CHANGES, 2, 2),
     ],
 )
 def test_a_forger_without_the_key_is_found_at_the_next_checkpoint(
-    ledger: Ledger, forge: Callable[[Ledger], None]
+    ledger: Ledger, forge: Callable[[Ledger], None], stream: str, first: int, last: int
 ) -> None:
     forge(ledger)
     with pytest.raises(BrokenChainError) as caught:
         verify(ledger.records)
-    assert (caught.value.stream, caught.value.seq) == (STREAM, 3)
+    broken = caught.value
+    assert (broken.stream, broken.first, broken.seq) == (stream, first, last)
 
 
 @pytest.mark.parametrize("place", range(6))
@@ -171,8 +172,9 @@ def test_two_entries_in_the_wrong_order_are_found(ledger: Ledger) -> None:
 
 def test_another_stores_ledger_is_refused(ledger: Ledger) -> None:
     verifier = LedgerVerifier(store_id="store_2", checkpoint_key=KEY.public_key())
+    verifier.check(ledger.records[0])
     with pytest.raises(BrokenChainError, match="does not begin where this store's streams do"):
-        verifier.check(ledger.records[0])
+        verifier.finish()
 
 
 def test_a_checkpoint_signed_with_another_key_is_refused() -> None:
@@ -206,14 +208,26 @@ def test_a_part_is_whole_from_where_it_begins(ledger: Ledger, start: int) -> Non
     assert verify(part, may_be_cut=True).cut
 
 
-def test_an_end_that_was_cut_off_is_missed(ledger: Ledger) -> None:
+@pytest.mark.parametrize(
+    ("entries", "stream", "head", "why"),
+    [
+        (6, CHANGES, None, None),
+        (6, STREAM, None, "ends at #5"),
+        (7, STREAM, None, None),
+        (7, STREAM, bytes(32), "had last"),
+    ],
+)
+def test_an_end_that_was_cut_off_is_missed(
+    ledger: Ledger, entries: int, stream: str, head: bytes | None, why: str | None
+) -> None:
     verifier = LedgerVerifier(store_id=STORE, checkpoint_key=KEY.public_key())
-    for record in ledger.records[:-1]:
+    for record in ledger.records[:entries]:
         verifier.check(record)
-    verifier.check_end(CHANGES, *ledger.heads[CHANGES])
-    with pytest.raises(BrokenChainError, match="ends at #5"):
-        verifier.check_end(STREAM, *ledger.heads[STREAM])
-    verifier.check(ledger.records[-1])
-    verifier.check_end(STREAM, *ledger.heads[STREAM])
-    with pytest.raises(BrokenChainError):
-        verifier.check_end(STREAM, 5, bytes(32))
+    seq, known = ledger.heads[stream]
+    verifier.check_end(stream, seq, head or known)
+    if why is None:
+        assert verifier.finish().entries == entries
+        return
+    with pytest.raises(BrokenChainError, match=why) as caught:
+        verifier.finish()
+    assert (caught.value.stream, caught.value.seq) == (STREAM, 5)

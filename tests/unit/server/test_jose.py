@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from joserfc.errors import SecurityWarning
 from joserfc.jwk import RSAKey
+from msgspec.structs import replace
 
 from dox_core_store.errors import AuthenticationError, ConfigurationError, DoxStoreError
 from dox_core_store.server.adapters.jose import (
@@ -21,7 +22,8 @@ from dox_core_store.server.adapters.jose import (
     TokenVerifier,
     generate_signing_key,
 )
-from dox_core_store.server.domain.token import MAX_LIFETIME_SECONDS, Claims, Kind
+from dox_core_store.server.domain.duration import MAX_LIFETIME_SECONDS
+from dox_core_store.server.domain.token import Claims, Kind
 
 NOW = 1_900_000_000
 STORE = "store_7h3k"
@@ -77,8 +79,10 @@ def unpadded(part: str) -> bytes:
     return base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))
 
 
-def test_a_signed_token_verifies_to_its_claims(token: str, verifier: TokenVerifier) -> None:
-    assert verifier.verify(token, NOW) == CLAIMS
+def test_a_signed_token_verifies_to_its_claims(
+    key: Key, token: str, verifier: TokenVerifier
+) -> None:
+    assert verifier.verify(token, NOW) == replace(CLAIMS, kid=key[0])
 
 
 def test_a_token_is_what_the_rfcs_say(token: str, verifier: TokenVerifier) -> None:
@@ -128,7 +132,8 @@ def test_a_generated_key_is_rsa_of_2048_bits_in_pkcs8(key: Key) -> None:
 def test_each_kid_has_its_own_key(key: Key, other: Key, token: str) -> None:
     both = TokenVerifier(store_id=STORE, keys={other[0]: other[2], key[0]: key[2]})
     second = TokenSigner(kid=other[0], private_pem=other[1]).sign(CLAIMS, STORE)
-    assert both.verify(token, NOW) == both.verify(second, NOW) == CLAIMS
+    assert both.verify(token, NOW) == replace(CLAIMS, kid=key[0])
+    assert both.verify(second, NOW) == replace(CLAIMS, kid=other[0])
     assert [published["kid"] for published in both.jwks()["keys"]] == [other[0], key[0]]
     after = TokenVerifier(store_id=STORE, keys={other[0]: other[2]})
     with pytest.raises(AuthenticationError) as caught:
@@ -147,7 +152,7 @@ def test_private_members_are_never_published(key: Key, token: str) -> None:
     private: dict[str, Any] = dict(RSAKey.import_key(key[1]).as_dict(private=True))
     assert "d" in private
     verifier = TokenVerifier(store_id=STORE, keys={key[0]: {**private, "x-note": "n"}})
-    assert verifier.verify(token, NOW) == CLAIMS
+    assert verifier.verify(token, NOW) == replace(CLAIMS, kid=key[0])
     assert not verifier._keys[key[0]].is_private
     (published,) = verifier.jwks()["keys"]
     assert published.keys() == {"kty", "n", "e", "kid", "use", "alg"}

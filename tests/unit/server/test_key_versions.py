@@ -273,3 +273,24 @@ def test_a_revoked_version_that_is_destroyed_has_one_tombstone(asking: Asking) -
 def test_a_node_ends_although_an_import_ended_just_before(asking: Asking) -> None:
     """Its sweeper is woken and told to end at once: neither may be lost."""
     asking.stop_when_woken(SECONDS)
+
+
+def test_what_an_import_brought_is_the_keys_before_it_is_tidied_up(
+    asking: Asking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever describes or limits a key right after a commit finds it."""
+
+    async def later() -> None:
+        """The sweeper has not had a turn yet."""
+
+    monkeypatch.setattr(asking.composed.imports, "sweep", later)
+    one = f"/v1/imports/{asking('POST', '/v1/imports').json['import_id']}"
+    entries = [{"key_path": "brought.key", "environment": "production", "value": "v"}]
+    asking("POST", f"{one}/entries", {"sequence": 0, "entries": entries})
+    committed, limited, described = asking.in_a_row(
+        ("POST", f"{one}/commit", {}),
+        ("PUT", "/v1/keys/brought.key/limit", {"limit": "5/min"}),
+        ("POST", "/v1/keys/brought.key/describe", {"owner": "alice"}),
+    )
+    assert [committed.status, limited.status, described.status] == [200, 200, 200]
+    assert asking("GET", "/v1/keys/brought.key").json["value"] == "v"

@@ -89,11 +89,72 @@ def test_nothing_is_lost_however_it_comes(floods: list[tuple[str, str, int]]) ->
 
 
 def test_more_kinds_than_memory_are_told_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(refusals, "_MAX_KINDS", 5)
+    monkeypatch.setattr(refusals, "_MAX_ADDRESSES", 5)
     strangers = [entry("anonymous", address=f"10.0.{n // 250}.{n % 250}") for n in range(600)]
     found = asyncio.run(recorded(strangers))
     assert sum(each.count for each in found) == 600
-    assert len(found) <= 5 + INDIVIDUAL + 1
+    assert len(found) == 5 + 1 + 5 + 1  # each first, the first and some of the rest, and the rest
+    assert (found[-1].ip_address, found[-1].count) == ("*", 600 - 11)
+
+
+def test_what_strangers_can_write_is_bounded_however_many_they_are_and_however_long() -> None:
+    async def flood() -> tuple[int, int, list[float]]:
+        ledger = RecordingLedger()
+        folding = Refusals(ledger=ledger)
+        sent, lengths = 0, []
+        for _ in range(8):
+            for number in range(3_000):
+                address = f"10.{number // 250}.{number % 250}.1"
+                await folding.record(entry("anonymous", address=address, code="token_invalid"))
+                sent += 1
+            lengths.append(folding._strangers.seconds)
+            folding.flush()  # as the window's end would
+        assert sum(each.count for each in ledger.entries) == sent
+        return sent, len(ledger.entries), lengths
+
+    sent, entries, lengths = asyncio.run(flood())
+    assert lengths == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert entries < 2_200 + 7 * 300 < sent / 5
+
+
+def test_a_flood_of_strangers_leaves_named_ones_and_other_codes_their_own_entries() -> None:
+    async def flood() -> list[Entry]:
+        ledger = RecordingLedger()
+        folding = Refusals(ledger=ledger)
+        for number in range(5_000):
+            address = f"10.{number // 250}.{number % 250}.1"
+            await folding.record(entry("anonymous", address=address, code="token_invalid"))
+        await folding.record(entry("jules", code="not_authorized"))
+        await folding.record(entry("anonymous", address="192.0.2.7", code="token_expired"))
+        return ledger.entries
+
+    found = asyncio.run(flood())[-2:]
+    assert [(each.service_name, each.ip_address, each.reason) for each in found] == [
+        ("jules", "127.0.0.1", "not_authorized"),
+        ("anonymous", "192.0.2.7", "token_expired"),
+    ]
+
+
+def test_windows_are_short_again_once_the_flood_is_over() -> None:
+    async def flood() -> None:
+        folding = Refusals(ledger=RecordingLedger())
+        for _ in range(3):
+            for _ in range(INDIVIDUAL + 1):
+                await folding.record(entry("anonymous"))
+            folding.flush()
+        assert folding._strangers.seconds == 8
+        await folding.record(entry("anonymous"))
+        folding.flush()
+        assert folding._strangers.seconds == 1
+
+    asyncio.run(flood())
+
+
+def test_addresses_of_one_ipv6_subscriber_are_one_stranger() -> None:
+    many = [entry("anonymous", address=f"2001:db8:1:2::{number:x}") for number in range(1, 251)]
+    found = asyncio.run(recorded(many))
+    assert len(found) == INDIVIDUAL + 1
+    assert (found[-1].ip_address, found[-1].count) == ("2001:db8:1:2::/64", 150)
 
 
 def test_the_window_ends_by_itself() -> None:
@@ -103,7 +164,7 @@ def test_the_window_ends_by_itself() -> None:
         for _ in range(INDIVIDUAL + 7):
             await folding.record(entry())
         assert len(ledger.entries) == INDIVIDUAL
-        timer = folding._timer
+        timer = folding._named._timer
         assert timer is not None
         timer._run()  # as the loop will, a second from now
         assert ledger.entries[-1].count == 7

@@ -29,6 +29,7 @@ from dox_core_store.server.domain.access import (
 )
 from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.epoch import EpochRecord
+from dox_core_store.server.domain.issuer import IssuerRecord, TrustKind, TrustRecord
 from dox_core_store.server.domain.key import (
     ImportRecord,
     State,
@@ -207,6 +208,8 @@ def test_an_expired_version_ends_when_it_did(run: Any) -> None:
         entry(Action.DECOMMISSION, "_store.services.later"),
         entry(Action.DISABLE_OPERATOR, "_store.operators.later"),
         entry(Action.ADD_OPERATOR, "_store.operators.later", reason="admin"),
+        entry(Action.DISABLE_ISSUER, "_store.issuers.later"),
+        entry(Action.UNTRUST, "_store.issuers.forge", reason="tru_later: service x by sub=y"),
         entry(Action.GRANT, "_store.services.reader", reason="allow a.b in production"),
         entry(Action.UNGRANT, "_store.services.reader", reason="deny service_keys.* in production"),
     ],
@@ -280,6 +283,27 @@ def test_tokens_services_and_operators_that_ended_stay_ended(run: Any) -> None:
     assert (service.generation, service.decommissioned_at is not None) == (3, True)
     assert (operator.roles, operator.disabled_at is not None) == ([Role.AUDITOR], True)
     assert grants == []
+
+
+def test_issuers_and_trusts_that_ended_stay_ended(run: Any) -> None:
+    def work(tx: Any) -> Any:
+        made = {"created_at": tx.now, "created_by": "operator:lena"}
+        tx.put(IssuerRecord(name="forge", url="https://forge", audience="keys",
+                            disabled_at=None, **made))  # fmt: skip
+        tx.put(TrustRecord(trust_id="tru_1", issuer="forge", kind=TrustKind.SERVICE, name="reader",
+                           environment=None, roles=[], claims={"sub": "a", "ref": "main"},
+                           max_seconds=600, **made))  # fmt: skip
+        trust = tx.get(TrustRecord, trust_id="tru_1")
+        assert trust.claims == {"sub": "a", "ref": "main"}  # its MAC holds
+        entries = [
+            entry(Action.UNTRUST, "_store.issuers.forge", reason="tru_1: service reader by sub=a"),
+            entry(Action.DISABLE_ISSUER, "_store.issuers.forge"),
+        ]
+        assert applied(tx, *entries) == (2, [])
+        return tx.find(TrustRecord), tx.get(IssuerRecord, name="forge")
+
+    trusts, issuer = run(work)
+    assert (trusts, issuer.disabled_at is not None) == ([], True)
 
 
 def test_open_imports_are_given_up_and_doubts_keep_what_else_is_said(run: Any) -> None:

@@ -28,22 +28,24 @@ from dox_core_store.server.domain.access import (
     grants_digest,
 )
 from dox_core_store.server.domain.envelope import Binding
-from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord
-from dox_core_store.server.domain.limit import Verdict
+from dox_core_store.server.domain.key import KeyLimitRecord, KeyRecord, State, VersionRecord
+from dox_core_store.server.domain.limit import DEFAULT_RATE, Policy, Verdict
+from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.domain.token import Claims, Kind
 from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
-from dox_core_store.server.usecases.reveal import Asked, Reveal
+from dox_core_store.server.usecases.reveal import Asked, KeyLimitedError, Reveal
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 from dox_core_store.testing.catalog import MemoryCatalog
 from dox_core_store.testing.clock import FixedClock
 from dox_core_store.testing.ledger import RecordingLedger
 
 ASKED = Asked("req_1", "127.0.0.1", "test", None, "call")
-PLENTY = Verdict(True, 5, 1.0, None)
-SPENT = Verdict(False, 0, 1.0, 0.4)
+POLICY = Policy.of("service", DEFAULT_RATE)
+PLENTY = Verdict(True, 5, 1.0, None, POLICY)
+SPENT = Verdict(False, 0, 1.0, 0.4, POLICY)
 
 
 class PlainVault:
@@ -139,11 +141,22 @@ class World:
             issued_at=now,
             not_before=now,
             expires_at=now + 3_600,
+            kid="key_1",
         )
+        self.catalog.put(self.signing_key())
         self.catalog.put(replace(self.service, grants_digest=grants_digest([self.grant])))
         self.catalog.put(self.grant)
         self.catalog.put(self.token(revoked=False))
         self.numbers: dict[str, int] = {}
+
+    def signing_key(self, *, compromised: bool = False) -> SigningKeyRecord:
+        return SigningKeyRecord(
+            kid="key_1",
+            public_jwk="{}",
+            created_at=self.clock.now(),
+            retired_at=None,
+            compromised_at=self.clock.now() if compromised else None,
+        )
 
     def token(self, *, revoked: bool) -> TokenRecord:
         return TokenRecord(
@@ -356,6 +369,22 @@ async def test_a_token_revoked_before_the_commit_counts(world: World) -> None:
 
 
 @in_a_world
+async def test_a_token_whose_signing_key_was_compromised_before_the_commit_gets_nothing(
+    world: World,
+) -> None:
+    def compromise() -> None:
+        world.catalog.put(world.signing_key(compromised=True))
+        world.ledger.head = world.catalog.change("ROTATE_SIGNING_KEY", "_store.signing_keys.key_1")
+
+    world.ledger.during_commit = compromise
+    error = await refusal(world.read("a.b"))
+    assert isinstance(error, AuthenticationError)
+    assert error.code == "token_invalid"
+    assert world.values.opened == 0
+    assert [status for status, _ in world.told] == ["GRANTED", "ABORTED", "DENIED"]
+
+
+@in_a_world
 async def test_a_service_ended_before_the_commit_gets_nothing(world: World) -> None:
     def end() -> None:
         world.catalog.put(replace(world.service, generation=2, decommissioned_at=world.clock.now()))
@@ -442,6 +471,95 @@ async def test_a_batch_is_from_one_revision(world: World) -> None:
     assert [str(each.status) for each in world.ledger.entries] == (
         ["GRANTED"] * 2 + ["ABORTED"] * 2 + ["GRANTED"] * 2
     )
+
+
+async def limit_key(world: World, path: str, burst: int) -> None:
+    """Limit a key, as the feed brings it."""
+    (key,) = await world.catalog.keys(path, None, None, 1)
+    world.catalog.put(
+        KeyLimitRecord(
+            key_id=key.key.key_id, limit_count=1, limit_period_seconds=3_600, limit_burst=burst
+        )
+    )
+    world.ledger.head = world.catalog.change("LIMIT", f"{path}.production", "production")
+    await world.feed.catch_up()
+
+
+@in_a_world
+async def test_a_key_s_own_limit_refuses_before_anything_is_granted(world: World) -> None:
+    assert await world.read("a.b") == b"value"  # at hand from now on, without a limit
+    await limit_key(world, "a.b", 2)
+    assert [await world.read("a.b"), await world.read("a.b")] == [b"value"] * 2
+    error = await refusal(world.read("a.b"))
+    assert isinstance(error, KeyLimitedError)
+    assert (error.verdict.policy.name, error.extra["retry_after_seconds"]) == (b'"key"', 3_600)
+    assert world.told == [("GRANTED", "a.b.production")] * 3 + [("LIMITED", "a.b.production")]
+    assert world.values.opened == 3
+
+
+@in_a_world
+async def test_who_is_over_its_own_limit_costs_the_key_nothing(world: World) -> None:
+    await limit_key(world, "a.b", 1)
+    for _ in range(5):
+        assert not isinstance(await refusal(world.read("a.b", verdict=SPENT)), KeyLimitedError)
+    assert await world.read("a.b") == b"value"
+    assert isinstance(await refusal(world.read("a.b")), KeyLimitedError)
+
+
+@in_a_world
+async def test_who_is_not_handed_a_key_costs_it_nothing(world: World) -> None:
+    world.key("a.gone", "value", State.REVOKED)
+    await limit_key(world, "a.gone", 1)
+    for _ in range(3):
+        assert isinstance(await refusal(world.read("a.gone")), GoneError)
+    world.changed("a.gone", "newer")
+    await world.feed.catch_up()
+    assert await world.read("a.gone") == b"newer"
+
+
+@in_a_world
+async def test_a_read_that_is_decided_again_is_counted_once(world: World) -> None:
+    await limit_key(world, "a.b", 2)
+    world.ledger.during_commit = lambda: world.changed("a.b", "newer")
+    assert await world.read("a.b") == b"newer"
+    assert await world.read("a.b") == b"newer"
+    assert isinstance(await refusal(world.read("a.b")), KeyLimitedError)
+
+
+@in_a_world
+async def test_what_the_key_s_limit_refused_in_a_batch_stays_so_when_it_is_decided_again(
+    world: World,
+) -> None:
+    world.key("a.c", "c")
+    await limit_key(world, "a.b", 1)
+    world.ledger.during_commit = lambda: world.changed("a.c", "newer c")
+    found = await world.reveal.many(world.jules, ["a.b", "a.b", "a.c"], ASKED, PLENTY)
+    assert getattr(found[0], "body", None) == b"value"
+    assert isinstance(found[1], KeyLimitedError)
+    assert getattr(found[2], "body", None) == b"newer c"
+    statuses = [status for status, _ in world.told]
+    assert statuses.count("GRANTED") - statuses.count("ABORTED") == 2
+    assert statuses.count("LIMITED") == 1
+
+
+@in_a_world
+async def test_what_only_appears_when_it_is_decided_again_is_counted_too(world: World) -> None:
+    world.key("a.late", "value", State.REVOKED)
+    await limit_key(world, "a.late", 1)
+    world.ledger.during_commit = lambda: world.changed("a.late", "newer")
+    found = await world.reveal.many(world.jules, ["a.b", "a.late", "a.late"], ASKED, PLENTY)
+    assert getattr(found[1], "body", None) == b"newer"
+    assert isinstance(found[2], KeyLimitedError)
+
+
+@in_a_world
+async def test_a_limit_that_is_set_again_as_it_was_goes_on_counting(world: World) -> None:
+    await limit_key(world, "a.b", 1)
+    assert await world.read("a.b") == b"value"
+    await limit_key(world, "a.b", 1)
+    assert isinstance(await refusal(world.read("a.b")), KeyLimitedError)
+    await limit_key(world, "a.b", 2)
+    assert await world.read("a.b") == b"value"
 
 
 @in_a_world

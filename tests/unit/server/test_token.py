@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from dox_core_store.errors import AuthenticationError, InvalidRequestError
+from dox_core_store.server.domain.duration import MAX_LIFETIME_SECONDS, parse_duration
 from dox_core_store.server.domain.token import (
     FORMS,
     LEEWAY_SECONDS,
-    MAX_LIFETIME_SECONDS,
     MAX_TOKEN_BYTES,
     Claims,
     Kind,
     check_claims,
     check_operator_name,
     new_token_id,
-    parse_duration,
     split_token,
     to_header,
     to_payload,
@@ -84,7 +84,15 @@ def test_a_token_in_form_is_taken_apart() -> None:
     assert "jules" not in repr(token)
 
 
-@pytest.mark.parametrize("good", [SERVICE, OPERATOR])
+@pytest.mark.parametrize(
+    "good",
+    [
+        SERVICE,
+        OPERATOR,
+        replace(SERVICE, key_thumbprint="k" * 43),
+        replace(OPERATOR, signed_in=True),
+    ],
+)
 def test_claims_read_back_as_they_were_written(good: Claims) -> None:
     assert check(dict(to_payload(good, STORE)), good.kind) == good
     assert to_header(good, "key-1")["typ"] == FORMS[good.kind].typ
@@ -292,6 +300,17 @@ def test_no_bytes_inside_make_the_parser_fail_otherwise(header: bytes, payload: 
         (Kind.SERVICE, {"iat": NOW + 31, "nbf": NOW + 31}),
         (Kind.SERVICE, {"roles": "admin"}),
         (Kind.SERVICE, {"scope": "*"}),
+        (Kind.SERVICE, {"jkt": ""}),
+        (Kind.SERVICE, {"jkt": "k" * 42}),
+        (Kind.SERVICE, {"jkt": "k" * 44}),
+        (Kind.SERVICE, {"jkt": "k" * 42 + "="}),
+        (Kind.SERVICE, {"jkt": 7}),
+        (Kind.SERVICE, {"jkt": None}),
+        (Kind.SERVICE, {"cnf": {"jkt": "k" * 43}}),
+        (Kind.OPERATOR, {"jkt": "k" * 43}),
+        (Kind.SERVICE, {"amr": "login"}),
+        (Kind.OPERATOR, {"amr": "mfa"}),
+        (Kind.OPERATOR, {"amr": True}),
     ],
 )
 def test_claims_other_than_ours_are_refused(kind: Kind, changes: dict[str, Any]) -> None:

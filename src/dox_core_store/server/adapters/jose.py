@@ -19,6 +19,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
+from msgspec.structs import replace
 
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.domain.token import (
@@ -53,7 +54,7 @@ class TokenSigner:
     """
 
     def __init__(self, *, kid: str, private_pem: bytes) -> None:
-        self._kid = kid
+        self.kid = kid
         self._key = _imported(kid, private_pem)
         if not self._key.is_private:
             raise _damaged(kid, "it has no private half")
@@ -64,7 +65,7 @@ class TokenSigner:
         Raises `AuthenticationError` ``token_invalid`` for claims that no verifier would accept at
         the moment of issue (a bad name, too long a life): nothing is signed that never works.
         """
-        header = to_header(claims, self._kid)
+        header = to_header(claims, self.kid)
         payload = to_payload(claims, store_id)
         check_claims(payload, typ=header["typ"], store_id=store_id, now=claims.issued_at)
         body = json.dumps(payload, separators=(",", ":"))
@@ -99,7 +100,8 @@ class TokenVerifier:
             jws.deserialize_compact(raw, key, algorithms=[ALGORITHM])
         except (JoseError, TypeError, ValueError):
             raise invalid_token("the signature is not that of its kid") from None
-        return check_claims(token.payload, typ=token.typ, store_id=self._store_id, now=now)
+        claims = check_claims(token.payload, typ=token.typ, store_id=self._store_id, now=now)
+        return replace(claims, kid=token.kid)
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The JWK Set (RFC 7517) for ``/.well-known/jwks.json``, in the order of ``keys``."""

@@ -13,7 +13,7 @@ import math
 import resource
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import structlog
@@ -21,7 +21,9 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-__all__ = ["Condition", "NodeMetrics", "configure_log", "report_exception"]
+from dox_core_store.server.usecases.shipping import FollowerState
+
+__all__ = ["Condition", "NodeMetrics", "TokenCounts", "configure_log", "report_exception"]
 
 
 def configure_log(level: str) -> structlog.stdlib.BoundLogger:
@@ -76,6 +78,15 @@ class Condition(NamedTuple):
     clock_step_seconds: float = 0.0
     epoch: int = 1
     history_lost: int = 0
+    store_bytes: int = 0
+    store_limit_bytes: int = 0
+
+
+class TokenCounts(NamedTuple):
+    """Tokens that expire within so many days; how often a token came from where it may not."""
+
+    expiring: Mapping[int, int]
+    from_elsewhere: int
 
 
 class NodeMetrics(Collector):
@@ -91,6 +102,8 @@ class NodeMetrics(Collector):
         condition: Callable[[], Condition] = Condition,
         sealed: bool = False,
         backups: Callable[[], tuple[float, float, int]] = lambda: (math.inf, math.inf, 0),
+        sinks: Callable[[], Sequence[FollowerState]] = tuple,
+        tokens: Callable[[], TokenCounts] = lambda: TokenCounts({}, 0),
     ) -> None:
         self._door = door
         self._waiting = waiting
@@ -99,6 +112,8 @@ class NodeMetrics(Collector):
         self._condition = condition
         self._sealed = sealed
         self._backups = backups
+        self._sinks = sinks
+        self._tokens = tokens
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -156,6 +171,14 @@ class NodeMetrics(Collector):
             "Times that the database was found behind what was seen of it.",
             value=now.history_lost,
         )
+        yield GaugeMetricFamily(
+            "doxstore_store_bytes", "Pages of the database in use.", value=now.store_bytes
+        )
+        yield GaugeMetricFamily(
+            "doxstore_store_limit_bytes",
+            "What they may come to; 0: there is no limit.",
+            value=now.store_limit_bytes,
+        )
         backup_age, drill_age, failures = self._backups()
         yield GaugeMetricFamily(
             "doxstore_backup_age_seconds", "Since the last backup; +Inf: none.", value=backup_age
@@ -166,6 +189,19 @@ class NodeMetrics(Collector):
         yield CounterMetricFamily(
             "doxstore_backup_failures", "Backups on the schedule that failed.", value=failures
         )
+        tokens = self._tokens()
+        expiring = GaugeMetricFamily(
+            "doxstore_tokens_expiring", "Tokens that expire within so many days.", labels=["days"]
+        )
+        for days, count in sorted(tokens.expiring.items()):
+            expiring.add_metric([str(days)], count)
+        yield expiring
+        yield CounterMetricFamily(
+            "doxstore_tokens_from_elsewhere",
+            "Times that a token came from an address it is not bound to.",
+            value=tokens.from_elsewhere,
+        )
+        yield from self._collect_sinks()
         usage = resource.getrusage(resource.RUSAGE_SELF)
         yield GaugeMetricFamily(
             "doxstore_peak_memory_bytes", "Peak resident memory.", value=usage.ru_maxrss * 1024
@@ -173,3 +209,20 @@ class NodeMetrics(Collector):
         yield CounterMetricFamily(
             "doxstore_cpu_seconds", "Processor time.", value=usage.ru_utime + usage.ru_stime
         )
+
+    def _collect_sinks(self) -> Iterator[Any]:
+        """Destinations by kind and number: an address may say more than metrics should."""
+        labels = ["sink", "number", "required"]
+        behind = GaugeMetricFamily(
+            "doxstore_sink_behind_seconds", "Age of the oldest unshipped entry.", labels=labels
+        )
+        shipped = CounterMetricFamily("doxstore_sink_shipped", "Entries shipped.", labels=labels)
+        failures = CounterMetricFamily(
+            "doxstore_sink_failures", "Batches that a sink did not take.", labels=labels
+        )
+        for each in self._sinks():
+            named = [each.kind, str(each.number), "yes" if each.required else "no"]
+            behind.add_metric(named, each.behind_seconds)
+            shipped.add_metric(named, each.shipped)
+            failures.add_metric(named, each.failures)
+        yield from (behind, shipped, failures)

@@ -10,46 +10,67 @@ import msgspec
 
 from dox_core_store import wire
 from dox_core_store.server.adapters.clock import LedgerStamp, SystemClock
-from dox_core_store.server.adapters.jose import TokenVerifier
+from dox_core_store.server.adapters.jose import TokenVerifier, generate_signing_key
+from dox_core_store.server.adapters.oidc import OidcKeys
 from dox_core_store.server.adapters.sqlite.inspection import public_checkpoint_key
 from dox_core_store.server.adapters.sqlite.ring_follower import RingFollower
 from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.domain.access import Role
 from dox_core_store.server.settings import Settings
+from dox_core_store.server.usecases.access import Access
+from dox_core_store.server.usecases.access_key import KeySteps
+from dox_core_store.server.usecases.access_readers import AccessReaders
 from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.environment import Environments
+from dox_core_store.server.usecases.exchange import Exchange
 from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.grant import Grants
+from dox_core_store.server.usecases.grant_preview import GrantPreview
+from dox_core_store.server.usecases.grant_use import GrantUses
+from dox_core_store.server.usecases.issuer import Issuers
 from dox_core_store.server.usecases.key import Keys
 from dox_core_store.server.usecases.key_import import Imports
+from dox_core_store.server.usecases.key_limit import KeyLimits
 from dox_core_store.server.usecases.key_list import KeyList
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.key_upkeep import KeyUpkeep
 from dox_core_store.server.usecases.key_version import KeyVersions
+from dox_core_store.server.usecases.ledger import HandedOut
+from dox_core_store.server.usecases.live_token import LiveTokens
 from dox_core_store.server.usecases.principal import Authenticator, SigningKeys
+from dox_core_store.server.usecases.proof import Proofs
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Feed, Registry
 from dox_core_store.server.usecases.reveal import Reveal
 from dox_core_store.server.usecases.service import Services
+from dox_core_store.server.usecases.signing_key import MadeKey, SigningKeyRing
 from dox_core_store.server.usecases.stored_key import KeyShelf
 from dox_core_store.server.usecases.token import Tokens
+from dox_core_store.server.usecases.token_alarm import Notice, TokenAlarm
+from dox_core_store.server.usecases.token_expiry import TokenExpiry
 from dox_core_store.server.usecases.values import ValueCache
+from dox_core_store.server.web.access_routes import access_routes
 from dox_core_store.server.web.application import (
     Application,
     Page,
     build_application,
     errors_page,
 )
+from dox_core_store.server.web.client_address import ClientAddress
 from dox_core_store.server.web.desk import Desk
-from dox_core_store.server.web.door import Door, render_key
+from dox_core_store.server.web.door import Door
 from dox_core_store.server.web.door_metrics import DoorMetrics
+from dox_core_store.server.web.holder import Holders
 from dox_core_store.server.web.identity_routes import identity_routes
 from dox_core_store.server.web.import_routes import import_routes
+from dox_core_store.server.web.issuer_routes import issuer_routes
+from dox_core_store.server.web.key_body import render_key
 from dox_core_store.server.web.key_routes import key_routes
 from dox_core_store.server.web.ledger_routes import ledger_routes
 from dox_core_store.server.web.openapi import openapi_document
 from dox_core_store.server.web.request import RequestIds
+from dox_core_store.server.web.token_routes import token_routes
 
 __all__ = ["Composed"]
 
@@ -70,13 +91,15 @@ class Composed:
         others: Mapping[str, Application],
         report: Callable[[BaseException, str], None],
         alarm: Callable[[str, str], None],
+        notice: Notice,
+        clients: ClientAddress,
     ) -> None:
         store, catalog, ledger = embedded.store, embedded.catalog, embedded.ledger
         store_id, default = store.store_id, store.default_environment
         loop = asyncio.get_running_loop()
         stamp, request_ids = LedgerStamp(clock), RequestIds()
         signing_keys = SigningKeys(lambda keys: TokenVerifier(store_id=store_id, keys=keys))
-        registry = Registry(
+        self.registry = registry = Registry(
             catalog=catalog,
             clock=clock,
             key_set=signing_keys,
@@ -89,10 +112,16 @@ class Composed:
         values = ValueCache()
         self.feed = feed = Feed(catalog=catalog, registry=registry, forget=values.forget)
         self.refusals = refusals = Refusals(ledger=ledger)
-        self.sweep_soon = asyncio.Event()
         self.metrics = DoorMetrics()
+        self.token_alarm = token_alarm = TokenAlarm(clock=clock, notice=notice)
+        proofs = Proofs(seconds=clock.seconds, monotonic=clock.monotonic)
         authenticator = Authenticator(
-            keys=signing_keys, registry=registry, clock=clock, catch_up=feed.catch_up
+            keys=signing_keys,
+            registry=registry,
+            clock=clock,
+            catch_up=feed.catch_up,
+            alarm=token_alarm,
+            proofs=proofs,
         )
         retention = Retention(keep_versions=settings.keep_versions)
         self.imports = imports = Imports(
@@ -116,8 +145,11 @@ class Composed:
             default_environment=default,
             catalog=catalog,
             feed=feed,
-            signer=store.signer,
+            clock=clock,
+            signing=store.signing,
+            notice=notice,
         )
+        self.token_expiry = TokenExpiry(catalog=catalog, clock=clock, notice=notice)
         services = Services(default_environment=default, catalog=catalog, feed=feed)
         self.furnish = Furnish(
             caller=local_caller()._replace(roles=tuple(Role)),
@@ -131,17 +163,40 @@ class Composed:
                 keys=Keys(store_id=store_id, shelf=shelf, vault=store.vault, retention=retention),
                 versions=KeyVersions(shelf=shelf),
                 upkeep=KeyUpkeep(shelf=shelf, catalog=catalog, retention=retention, feed=feed),
+                limits=KeyLimits(shelf=shelf, catalog=catalog, feed=feed),
                 lists=KeyList(default_environment=default, catalog=catalog, registry=registry),
             ),
-            *import_routes(imports, self.sweep_soon.set),
-            *identity_routes(
+            *import_routes(imports),
+            *token_routes(
                 tokens=tokens,
+                signing_keys=SigningKeyRing(
+                    store_id=store_id,
+                    vault=store.vault,
+                    catalog=catalog,
+                    feed=feed,
+                    clock=clock,
+                    make_key=lambda: MadeKey(*generate_signing_key()),
+                ),
+                default_environment=default,
+                clock=clock,
+            ),
+            *identity_routes(
                 services=services,
                 grants=Grants(default_environment=default, catalog=catalog, feed=feed),
                 environments=Environments(catalog=catalog, feed=feed),
                 default_environment=default,
             ),
-            *ledger_routes(embedded.ledger_reader),
+            *issuer_routes(
+                issuers=Issuers(catalog=catalog, feed=feed, clock=clock),
+                exchange=Exchange(
+                    default_environment=default,
+                    catalog=catalog,
+                    feed=feed,
+                    clock=clock,
+                    keys=OidcKeys(ca_file=settings.issuer_ca_file, monotonic=clock.monotonic),
+                    signing=store.signing,
+                ),
+            ),
         ]
         decisions = Decisions(
             store_id=store_id,
@@ -152,6 +207,46 @@ class Composed:
             values=values,
             clock=clock,
             render=render_key(settings.cache_ttl_ceiling_seconds, settings.outage_grace_seconds),
+        )
+        live = LiveTokens(catalog=catalog, ledger=embedded.ledger_reader, clock=clock)
+        routes += ledger_routes(
+            embedded.ledger_reader,
+            HandedOut(
+                reader=embedded.ledger_reader,
+                catalog=catalog,
+                registry=registry,
+                tokens=live,
+                clock=clock,
+                ceiling_seconds=settings.cache_ttl_ceiling_seconds,
+                grace_seconds=settings.outage_grace_seconds,
+            ),
+        )
+        routes += access_routes(
+            access=Access(
+                default_environment=default,
+                registry=registry,
+                feed=feed,
+                catalog=catalog,
+                decisions=decisions,
+                keys=KeySteps(registry=registry, catalog=catalog, clock=clock),
+                tokens=live,
+                clock=clock,
+            ),
+            readers=AccessReaders(
+                default_environment=default,
+                registry=registry,
+                feed=feed,
+                catalog=catalog,
+                tokens=live,
+            ),
+            uses=GrantUses(epoch=store.epoch, catalog=catalog, clock=clock),
+            preview=GrantPreview(
+                default_environment=default,
+                registry=registry,
+                feed=feed,
+                catalog=catalog,
+                clock=clock,
+            ),
         )
         json, html = "application/json", "text/html"
         published = {
@@ -176,6 +271,7 @@ class Composed:
                     stamp=stamp,
                     store_id=store_id,
                     report=report,
+                    address_of=clients.of,
                 ),
                 pages={**pages, **{at: _page(content) for at, content in published.items()}},
                 others=others,
@@ -196,7 +292,14 @@ class Composed:
             stamp=stamp,
             store_id=store_id,
             report=report,
+            address_of=clients.of,
+            holders=Holders(proofs=proofs, host_of=clients.host),
         )
+
+    async def tend_tokens(self) -> None:
+        """What time does to tokens and to the keys that signed them."""
+        await self.feed.drop_spent_keys()
+        await self.token_expiry.look_daily()
 
     async def sweep_imports(self) -> None:
         """Tidy up after imports: when one ended, and now and then."""
@@ -204,8 +307,8 @@ class Composed:
         # node would never stop.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SWEEP_SECONDS):
-                await self.sweep_soon.wait()
-        self.sweep_soon.clear()
+                await self.imports.ended.wait()
+        self.imports.ended.clear()
         await self.imports.sweep()
 
 

@@ -36,13 +36,13 @@ from dox_core_store.server.adapters.sql.custody import Opened
 from dox_core_store.server.adapters.sqlite.engine import open_engine
 from dox_core_store.server.adapters.sqlite.inspection import StoreInspection, checkpoint_keys
 from dox_core_store.server.adapters.sqlite.store import OpenedStore, open_store, stored_slots
+from dox_core_store.server.bootstrap.ledger_check import check_ledger
 from dox_core_store.server.bootstrap.unlock import Ask, unlock_of
 from dox_core_store.server.domain.checkpoint import LedgerVerifier, Verified
 from dox_core_store.server.domain.ledger import BrokenChainError
 from dox_core_store.server.domain.seal import AUTOMATIC, Slot, open_root
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.backup import enter_drill
-from dox_core_store.server.web.ledger_routes import ledger_record
 
 __all__ = [
     "BackupFile",
@@ -163,18 +163,7 @@ def _verified(store: OpenedStore, progress: Progress) -> Verified:
     key, *earlier = checkpoint_keys(store)
     verifier = LedgerVerifier(store_id=store.store_id, checkpoint_key=key, earlier_keys=earlier)
     with progress("blocks checked", total=inspection.count_blocks()) as step:
-        try:
-            for block in inspection.blocks():
-                for stored in block:
-                    verifier.check(ledger_record(stored))
-                step(1)
-        except (ValueError, TypeError) as error:
-            if isinstance(error, BrokenChainError):
-                raise
-            raise BrokenChainError("ledger", verifier.entries + 1, "is unreadable") from error
-    for stream, (seq, head) in inspection.heads().items():
-        verifier.check_end(stream, seq, head)
-    return verifier.finish()
+        return check_ledger(inspection, verifier, step)
 
 
 def _tried(

@@ -20,6 +20,7 @@ from dox_core_store.server.adapters.sqlite.ballast import Ballast, Disk
 from dox_core_store.server.adapters.sqlite.catalog import SqliteCatalog
 from dox_core_store.server.adapters.sqlite.checkpointer import Checkpointer
 from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE, ServerLock
+from dox_core_store.server.adapters.sqlite.files import OpenFiles
 from dox_core_store.server.adapters.sqlite.ledger import SqliteLedger
 from dox_core_store.server.adapters.sqlite.ledger_reader import SqliteLedgerReader
 from dox_core_store.server.adapters.sqlite.store import OpenedStore, Start, open_store
@@ -56,11 +57,14 @@ class Embedded:
         self.disk = Disk(
             Ballast(folder, size=settings.ballast_mib * _MIB), told=lambda event: notice(event, "")
         )
+        self.files = OpenFiles(folder, monotonic=clock.monotonic, told=notice)
         self._start = Start(clock, accept_clock=accept_clock, notice=notice)
         self._clock = clock
         self._alarm = alarm
         self._on_death = on_death
         self._lock = ServerLock(folder)
+        self.farewell: Callable[[], None] = _nothing
+        """Called in a thread once the stream is closed, before the lock is released."""
         self._stops: list[Callable[[], None]] = []
 
     async def start(self) -> None:
@@ -131,6 +135,7 @@ class Embedded:
             ),
             clock=self._clock,
             disk=self.disk,
+            files=self.files,
             outcome=ledger.told,
             on_death=self._on_death,
         )
@@ -147,6 +152,14 @@ class Embedded:
         self.ledger_reader = SqliteLedgerReader(engine=store.engine, records=store.records)
 
     def _note_end(self) -> None:
-        """The last word of the witness, once the writer has closed its stream."""
+        """The last word of the witness, once the writer has closed its stream. Of a database that
+        was put in the place of ours it must not speak: it is what finds that out."""
+        if self.files.are_lost():
+            return
+        self.farewell()
         with self.store.engine.connect() as connection:
             self.store.history.note(connection)
+
+
+def _nothing() -> None:
+    """There is nobody to say farewell to."""

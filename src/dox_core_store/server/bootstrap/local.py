@@ -14,6 +14,7 @@ from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.seals.shares import SharesHolder
 from dox_core_store.server.adapters.seals.unlocking import new_slot
 from dox_core_store.server.adapters.sql.custody import NewSlot, Unlock, new_store_id
+from dox_core_store.server.adapters.sql.reader import SqlReader
 from dox_core_store.server.adapters.sql.slots import add_slot, remove_slot
 from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE
 from dox_core_store.server.adapters.sqlite.inspection import (
@@ -25,14 +26,16 @@ from dox_core_store.server.adapters.sqlite.rekey import Rekeyed
 from dox_core_store.server.adapters.sqlite.store import create_store, open_store, stored_slots
 from dox_core_store.server.bootstrap.rotation import Progress, RootRotated, Rotation, silent
 from dox_core_store.server.bootstrap.unlock import Ask, NewHolder, holder_for, unlock_of
-from dox_core_store.server.domain.access import OperatorRecord
+from dox_core_store.server.domain.access import OperatorRecord, TokenRecord
 from dox_core_store.server.domain.seal import Slot, SlotKind
+from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.operator import (
     add_operator,
     disable_operator,
     enter_operator_token,
 )
+from dox_core_store.server.usecases.token_expiry import EXPIRY_DAYS, days_left, wanted_by
 from dox_core_store.server.web.ledger_routes import ledger_record
 
 __all__ = [
@@ -44,6 +47,10 @@ __all__ = [
     "list_slots",
     "local_caller",
 ]
+
+
+_PAGE = 10_000
+"""Tokens that `doctor` looks at: more that expire within a month it need not name."""
 
 
 class MadeSlot(NamedTuple):
@@ -204,7 +211,19 @@ class LocalStore:
 
     def ledger(self) -> Iterator[list[wire.LedgerRecord]]:
         """Every entry in stored order, block by block, as the API tells them."""
-        return ([ledger_record(each) for each in block] for block in self.inspection.blocks())
+        return (
+            [ledger_record(each) for each in filed.entries()] for filed in self.inspection.blocks()
+        )
+
+    def expiring_tokens(self) -> list[TokenRecord]:
+        """Live tokens that expire within the nearest threshold of `token_expiry`."""
+        now = self._clock.now()
+        with self._store.engine.connect() as connection:
+            reader = SqlReader(connection=connection, records=self._store.records)
+            keys = reader.page(SigningKeyRecord, None, _PAGE)
+            rows = reader.tokens(wanted_by(now), None, _PAGE)
+        nearest = min(EXPIRY_DAYS)
+        return [row.token for row in rows if nearest in days_left(row, keys, now)]
 
     @property
     def checkpoint_key(self) -> wire.CheckpointKey:
@@ -215,9 +234,11 @@ class LocalStore:
         """All operators, by name."""
         return self._store.write(lambda tx: tx.find(OperatorRecord), self._clock)
 
-    def add_operator(self, name: str, roles: Sequence[str]) -> OperatorRecord:
+    def add_operator(
+        self, name: str, roles: Sequence[str], reason: str | None = None
+    ) -> OperatorRecord:
         return self._store.write(
-            lambda tx: add_operator(tx, local_caller(), name, roles), self._clock
+            lambda tx: add_operator(tx, local_caller(), name, roles, reason), self._clock
         )
 
     def disable_operator(self, name: str, reason: str | None) -> OperatorRecord:
@@ -227,9 +248,24 @@ class LocalStore:
             urgent=True,
         )
 
-    def operator_token(self, name: str, expires_in: str) -> str:
+    def operator_token(
+        self,
+        name: str,
+        expires_in: str,
+        addresses: Sequence[str] = (),
+        reason: str | None = None,
+    ) -> str:
         """A new token for an operator; recorded as issued by ``local:<user>``."""
-        claims = self._store.write(
-            lambda tx: enter_operator_token(tx, local_caller(), name, expires_in), self._clock
+        issued = self._store.write(
+            lambda tx: enter_operator_token(
+                tx,
+                local_caller(),
+                self._store.signing,
+                name,
+                expires_in=expires_in,
+                addresses=addresses,
+                reason=reason,
+            ),
+            self._clock,
         )
-        return self._store.signer.sign(claims, self._store.store_id)
+        return issued.token

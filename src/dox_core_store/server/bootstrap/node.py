@@ -15,8 +15,10 @@ from collections.abc import Awaitable, Callable
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import settle_memory
+from dox_core_store.server.adapters.sqlite.room import Room
 from dox_core_store.server.adapters.telemetry import (
     NodeMetrics,
+    TokenCounts,
     configure_log,
     report_exception,
 )
@@ -26,14 +28,30 @@ from dox_core_store.server.bootstrap.compose import Composed
 from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.bootstrap.pages import RELEASE, Readiness, node_pages
+from dox_core_store.server.bootstrap.retention import (
+    LOOK_SECONDS as RETENTION_SECONDS,
+)
+from dox_core_store.server.bootstrap.retention import (
+    ROOM_SECONDS,
+    LedgerRetention,
+    RoomWatch,
+)
 from dox_core_store.server.bootstrap.sealing import Attempt, Sealing, open_status, refuse_entry
+from dox_core_store.server.bootstrap.shipping import (
+    WATCH_SECONDS,
+    Destination,
+    Shipping,
+    destinations,
+)
 from dox_core_store.server.bootstrap.watch import Watch
+from dox_core_store.server.domain.address import parse_networks
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.seal import Slot
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.web.application import Application
+from dox_core_store.server.web.client_address import ClientAddress
 from dox_core_store.server.web.door_metrics import DoorMetrics
 from dox_core_store.server.web.request import Receive, Scope, Send
 from dox_core_store.server.web.sealed import SEAL_ADDRESSES, SealDesk, SealedApplication
@@ -48,6 +66,7 @@ _INDEX_SECONDS = 10.0
 _FOLLOW_SECONDS = 0.5
 _SIGN_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
+_TOKENS_SECONDS = 10.0
 _EXIT_SOFTWARE = 70
 """EX_SOFTWARE of sysexits(3)."""
 
@@ -61,6 +80,8 @@ class Node:
 
     furnish: Furnish
     store_id: str
+    _destinations: list[Destination]
+    _shipping: Shipping
 
     def __init__(
         self,
@@ -78,7 +99,14 @@ class Node:
         self._clock = SystemClock()
         self._log = configure_log(settings.log_level)
         self._report = report_exception(self._log)
-        self._watch = Watch(log=self._log, clock=self._clock)
+        self._watch = Watch(log=self._log, clock=self._clock, room=Room(settings.ledger_max_gib))
+        self._clients = ClientAddress(
+            trusted=parse_networks(settings.trusted_proxies),
+            monotonic=self._clock.monotonic,
+            doubt=lambda why, proxy: self._log.warning(
+                "client_address_doubtful", why=why, proxy=proxy
+            ),
+        )
         self._embedded = Embedded(
             settings,
             clock=self._clock,
@@ -87,7 +115,7 @@ class Node:
             notice=self._watch.notice,
             accept_clock=accept_clock,
         )
-        self._watch.disk = self._embedded.disk
+        self._watch.disk, self._watch.files = self._embedded.disk, self._embedded.files
         self._background = Background(log=self._log, report=self._report)
         self._application: Application
         self._composed: Composed | None = None
@@ -99,6 +127,7 @@ class Node:
 
     async def start(self) -> None:
         """Everything but the socket. Raises `DoxStoreError`; nothing is then held."""
+        self._destinations = destinations(self._settings)
         self._embedded.hold()
         try:
             attempt = Attempt.automatic(self._settings)
@@ -174,6 +203,7 @@ class Node:
             enter=sealing.enter,
             store_id=self.store_id,
             report=self._report,
+            address_of=self._clients.of,
         )
         pages = node_pages(
             store_id=self.store_id,
@@ -217,6 +247,7 @@ class Node:
             enter=refuse_entry,
             store_id=self.store_id,
             report=self._report,
+            address_of=self._clients.of,
         )
         composed = Composed(
             embedded,
@@ -232,6 +263,8 @@ class Node:
             others=dict.fromkeys(SEAL_ADDRESSES, desk),
             report=self._report,
             alarm=self._alarm,
+            notice=self._log.warning,
+            clients=self._clients,
         )
         backups = BackupSchedule(
             self._settings,
@@ -241,6 +274,16 @@ class Node:
             log=self._log,
             report=self._report,
         )
+        shipping = self._shipping = Shipping(
+            self._destinations,
+            settings=self._settings,
+            embedded=embedded,
+            registry=composed.registry,
+            clock=self._clock,
+            log=self._log,
+            report=self._report,
+        )
+        embedded.farewell = shipping.finish
         metrics = NodeMetrics(
             door=composed.metrics,
             waiting=lambda: embedded.ledger.waiting,
@@ -248,8 +291,17 @@ class Node:
             alarms=lambda: self._alarms,
             condition=self._watch.condition,
             backups=backups.ages,
+            sinks=shipping.states,
+            tokens=lambda: TokenCounts(composed.token_expiry.counts, composed.token_alarm.count),
+        )
+        retention = LedgerRetention(
+            settings=self._settings, embedded=embedded, clock=self._clock, log=self._log
+        )
+        room = RoomWatch(
+            room=self._watch.room, embedded=embedded, registry=composed.registry, log=self._log
         )
         await composed.feed.start()
+        await room.look()
         self.furnish = composed.furnish
         every = self._background.every
         every(_INDEX_SECONDS, embedded.writer.index)
@@ -257,7 +309,12 @@ class Node:
         every(_FOLLOW_SECONDS, composed.feed.catch_up)
         every(_WATCH_SECONDS, self._watch.look)
         every(0.0, composed.sweep_imports)
+        every(_TOKENS_SECONDS, composed.tend_tokens)
         every(LOOK_SECONDS, backups.step)
+        every(RETENTION_SECONDS, retention.step)
+        every(ROOM_SECONDS, room.look)
+        every(WATCH_SECONDS, shipping.look)
+        shipping.start()
         if self._prepare is not None:
             await self._prepare(self)
         self._composed, self._application = composed, composed.door
@@ -268,6 +325,7 @@ class Node:
     def _readiness(self, composed: Composed) -> Readiness:
         checks = {"ledger": "ok", "feed": f"applied {composed.feed.applied}"}
         checks |= self._watch.checks()
+        checks["sinks"] = self._shipping.check()
         try:
             self._embedded.ledger.check()
         except DoxStoreError as error:

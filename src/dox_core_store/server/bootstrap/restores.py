@@ -19,7 +19,6 @@ import msgspec
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from dox_core_store import wire
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.backup.archive import Checked, check_origin
 from dox_core_store.server.adapters.backup.draft import fold, open_head
@@ -42,6 +41,7 @@ from dox_core_store.server.bootstrap.unlock import Ask, unlock_of
 from dox_core_store.server.domain.epoch import Cause, EpochRecord
 from dox_core_store.server.domain.ledger import Action, Entry, changes_stream
 from dox_core_store.server.domain.restore import Since, SinceBackup
+from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.restore import (
     abort_imports,
@@ -50,6 +50,11 @@ from dox_core_store.server.usecases.restore import (
     sign_off,
 )
 from dox_core_store.server.usecases.restore_since import take_away
+from dox_core_store.server.usecases.signing_key import (
+    MadeKey,
+    is_compromise,
+    rotate_signing_key,
+)
 
 __all__ = ["Orders", "Restored", "restore_backup", "sign_off_epoch"]
 
@@ -156,6 +161,7 @@ def _begin(
         mark_unverified(tx, databases)
         if since is not None:
             entries, left = _without_slots(tx, connection, store, since.taken)
+            entries = _without_signing_keys(tx, store, entries)
             taken, more = take_away(tx, caller, entries)
             taken += len(since.taken) - len(entries) - len(left)
             unknown = [f"{action}, which this release does not know" for action in since.unknown]
@@ -170,7 +176,7 @@ def _begin(
                 caller,
                 EmbeddedVault(store.ring, _unheard),
                 store.store_id,
-                signing_key=generate_signing_key(),
+                signing_key=MadeKey(*generate_signing_key()),
                 checkpoint_key=Ed25519PrivateKey.generate().private_bytes_raw(),
             )
         if reviewed_by is None and orders.sign_off is not None:
@@ -229,6 +235,30 @@ def _without_slots(
     return entries, left
 
 
+def _without_signing_keys(
+    tx: SqlTransaction, store: OpenedStore, taken: Sequence[Entry]
+) -> list[Entry]:
+    """Compromise the signing keys again that were since; the rest of the entries. The one that
+    signed at the time of the backup gets another in its place."""
+    entries = []
+    for entry in taken:
+        kid = entry.key_path.split(".", 2)[-1]
+        if entry.action != Action.ROTATE_SIGNING_KEY:
+            entries.append(entry)
+        elif is_compromise(entry.reason) and tx.get(SigningKeyRecord, kid=kid) is not None:
+            rotate_signing_key(
+                tx,
+                local_caller(),
+                EmbeddedVault(store.ring, _unheard),
+                store.store_id,
+                MadeKey(*generate_signing_key()),
+                compromised=True,
+                kid=kid,
+                reason=f"since the backup, by {entry.service_name}",
+            )
+    return entries
+
+
 def _seen(folder: Path, store_id: str) -> int:
     """The epoch in which a store was seen in this folder before its files were lost."""
     try:
@@ -255,7 +285,7 @@ def _read_since(path: Path, store: OpenedStore, progress: Progress) -> Since:
     try:
         with path.open("rb") as file, progress("entries read") as step:
             for line in file:
-                verifier.take(wire.decode(wire.LedgerRecord, line))
+                verifier.take_line(line)
                 step(1)
     except OSError as error:
         raise ConfigurationError("bad_checkpoints", f"{path}: {error.strerror}.") from error

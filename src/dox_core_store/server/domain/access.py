@@ -21,6 +21,7 @@ from dox_core_store.errors import UnauthorizedError
 __all__ = [
     "EMPTY_GRANTS",
     "PERMISSIONS",
+    "PERSONAL",
     "Caller",
     "Effect",
     "GrantRecord",
@@ -55,7 +56,9 @@ class Permission(StrEnum):
     GRANT = "grant"
     ISSUE_TOKENS = "issue tokens"
     REVOKE_TOKENS = "revoke tokens"
+    ROTATE_SIGNING_KEYS = "rotate signing keys"
     MANAGE_OPERATORS = "manage operators"
+    MANAGE_ISSUERS = "manage issuers"
     MANAGE_ENVIRONMENTS = "manage environments"
     READ_LEDGER = "read the ledger"
     APPROVE = "approve"
@@ -70,7 +73,9 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.GRANT,
             Permission.ISSUE_TOKENS,
             Permission.REVOKE_TOKENS,
+            Permission.ROTATE_SIGNING_KEYS,
             Permission.MANAGE_OPERATORS,
+            Permission.MANAGE_ISSUERS,
             Permission.MANAGE_ENVIRONMENTS,
         }
     ),
@@ -95,6 +100,10 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
     Role.AUDITOR: frozenset({Permission.LIST_KEYS, Permission.READ_LEDGER}),
 }
 """An auditor never reads a value, and neither does an admin without the maintainer's role."""
+
+
+PERSONAL = frozenset({Permission.APPROVE})
+"""What takes a person who signed in: whoever holds a static token may be anybody, or nobody."""
 
 
 class Effect(StrEnum):
@@ -182,6 +191,8 @@ class Caller(NamedTuple):
     user_agent: str
     token_id: str | None = None
     correlation_id: str | None = None
+    signed_in: bool = False
+    """Whether this is a person who signed in, and not a holder of a static token."""
 
 
 def permitted(roles: Iterable[Role], permission: Permission) -> bool:
@@ -189,12 +200,17 @@ def permitted(roles: Iterable[Role], permission: Permission) -> bool:
     return any(permission in PERMISSIONS[role] for role in roles)
 
 
-def require(roles: Iterable[Role], permission: Permission) -> None:
-    """Raise `UnauthorizedError` ``role_required`` unless a role gives ``permission``."""
+def require(roles: Iterable[Role], permission: Permission, *, signed_in: bool = False) -> None:
+    """Raise `UnauthorizedError` ``role_required`` unless a role gives ``permission``, or
+    ``sign_in_required`` where it is `PERSONAL` and the caller did not sign in."""
     if not permitted(roles, permission):
         names = sorted(role for role in Role if permission in PERMISSIONS[role])
         raise UnauthorizedError(
             "role_required", f"To {permission} takes the role {' or '.join(names)}."
+        )
+    if permission in PERSONAL and not signed_in:
+        raise UnauthorizedError(
+            "sign_in_required", f"To {permission} takes a person who signed in, not a static token."
         )
 
 
@@ -218,6 +234,11 @@ class GrantTree:
 
     def allows(self, path: str, environment: str) -> bool:
         """Whether some grant allows ``path`` in ``environment`` and none denies it."""
+        effects = self.effects(path, environment)
+        return Effect.ALLOW in effects and Effect.DENY not in effects
+
+    def effects(self, path: str, environment: str) -> list[Effect]:
+        """What the grants that name ``path`` in ``environment`` say; nothing where none does."""
         effects: list[Effect] = []
         nodes = [self._root]
         for segment in path.split("."):
@@ -231,7 +252,7 @@ class GrantTree:
                     below.append(node.any_segment)
             nodes = below
         effects.extend(node.here[environment] for node in nodes if environment in node.here)
-        return Effect.ALLOW in effects and Effect.DENY not in effects
+        return effects
 
     def _add(self, grant: GrantRecord) -> None:
         segments = grant.pattern.split(".")

@@ -85,6 +85,10 @@ class Action(StrEnum):
     ROTATE_SIGNING_KEY = "ROTATE_SIGNING_KEY"
     ADD_OPERATOR = "ADD_OPERATOR"
     DISABLE_OPERATOR = "DISABLE_OPERATOR"
+    ADD_ISSUER = "ADD_ISSUER"
+    DISABLE_ISSUER = "DISABLE_ISSUER"
+    TRUST = "TRUST"
+    UNTRUST = "UNTRUST"
     ADD_ENVIRONMENT = "ADD_ENVIRONMENT"
     READ_LEDGER = "READ_LEDGER"
     AUTHENTICATE = "AUTHENTICATE"
@@ -207,9 +211,15 @@ def checkpoint_message(store_id: str, timestamp: str, heads: dict[str, tuple[int
 
 
 class BrokenChainError(ValueError):
-    """The first entry that does not follow from what stands before it."""
+    """The first entry that does not follow from what stands before it.
 
-    def __init__(self, stream: str, seq: int, why: str) -> None:
+    ``first``: where hashes are known of some entries only, the bad one is between it and ``seq``.
+    """
+
+    def __init__(self, stream: str, seq: int, why: str, *, first: int | None = None) -> None:
+        self.first = seq if first is None else min(first, seq)
+        if self.first < seq:
+            why = f"{why}; the first bad entry is one of #{self.first} to #{seq}"
         super().__init__(f"{stream} #{seq}: {why}")
         self.stream = stream
         self.seq = seq

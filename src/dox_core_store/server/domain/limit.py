@@ -1,6 +1,7 @@
-"""How fast a service may ask: the generic cell rate algorithm (ITU-T I.371, annex A).
+"""How fast a service may ask, or a key be read: the generic cell rate algorithm (ITU-T I.371,
+annex A).
 
-One number per service, the theoretical arrival time, says all: never more than
+One number per limit, the theoretical arrival time, says all: never more than
 ``burst + rate x t`` requests in any window of t seconds. The clock is passed in and monotonic.
 """
 
@@ -8,13 +9,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
 from dox_core_store.errors import InvalidRequestError
 
-__all__ = ["DEFAULT_RATE", "Bucket", "Rate", "Verdict", "parse_rate"]
+__all__ = ["DEFAULT_RATE", "Bucket", "Policy", "Rate", "Verdict", "parse_rate", "rate_of"]
 
 _PERIODS = {"s": 1, "sec": 1, "min": 60, "m": 60, "h": 3600, "hour": 3600}
 _MAX_BURST = 1_000_000_000
@@ -50,25 +51,58 @@ def parse_rate(text: str, burst: int | None = None) -> Rate:
     return Rate(count, _PERIODS[match[2]], count if burst is None else burst)
 
 
+class Limited(Protocol):
+    """A record that says how fast: of a service or a key."""
+
+    @property
+    def limit_count(self) -> int: ...
+
+    @property
+    def limit_period_seconds(self) -> int: ...
+
+    @property
+    def limit_burst(self) -> int: ...
+
+
+def rate_of(record: Limited) -> Rate:
+    """What ``record`` says."""
+    return Rate(record.limit_count, record.limit_period_seconds, record.limit_burst)
+
+
+class Policy(NamedTuple):
+    """A limit as the headers of draft-ietf-httpapi-ratelimit-headers-10 say it: its name, quoted,
+    and the whole item of ``RateLimit-Policy``."""
+
+    name: bytes
+    item: bytes
+
+    @classmethod
+    def of(cls, name: str, rate: Rate) -> Policy:
+        quoted = b'"%b"' % name.encode()
+        return cls(quoted, b"%b;q=%d;w=%d" % (quoted, rate.count, rate.period_seconds))
+
+
 class Verdict(msgspec.Struct, frozen=True, gc=False):
     """``remaining`` requests may follow at once; after ``reset_seconds`` the burst is whole again.
-    ``retry_after_seconds`` is None where waiting cannot help: the cost is over the burst."""
+    ``retry_after_seconds`` is None where waiting cannot help: the cost is over the burst.
+    ``policy`` is the limit that judged."""
 
     allowed: bool
     remaining: int
     reset_seconds: float
     retry_after_seconds: float | None
+    policy: Policy
 
 
 class Bucket:
-    """The limiter of one service. Not thread-safe: it lives on the event loop."""
+    """One limiter: of a service, a key or an address. Not thread-safe: it lives on the event loop.
+    ``name`` is what callers are told it limits."""
 
     __slots__ = ("_arrival", "_interval", "_tolerance", "policy", "rate")
 
-    def __init__(self, rate: Rate) -> None:
+    def __init__(self, rate: Rate, name: str = "service") -> None:
         self.rate = rate
-        self.policy = b'"service";q=%d;w=%d' % (rate.count, rate.period_seconds)
-        """As the ``RateLimit-Policy`` header says it."""
+        self.policy = Policy.of(name, rate)
         self._interval = rate.period_seconds / rate.count
         self._tolerance = self._interval * rate.burst
         self._arrival = -math.inf
@@ -89,6 +123,7 @@ class Bucket:
                 remaining=int((now + self._tolerance - arrival) / self._interval + 1e-9),
                 reset_seconds=arrival - now,
                 retry_after_seconds=allow_at - now if payable else None,
+                policy=self.policy,
             )
         self._arrival = after
         return Verdict(
@@ -96,6 +131,7 @@ class Bucket:
             remaining=int((now + self._tolerance - after) / self._interval + 1e-9),
             reset_seconds=after - now,
             retry_after_seconds=None,
+            policy=self.policy,
         )
 
     def wait(self, now: float) -> float:

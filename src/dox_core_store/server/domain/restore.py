@@ -6,6 +6,9 @@ ends; a later epoch's has to begin at its beginning. Each entry is hashed and ha
 one before it. A checkpoint has to be signed with the backup's checkpoint key, and what it signs has
 to be there: so nothing before the last checkpoint can be missing, changed or made up.
 
+What is shipped has no reads, so only `changes` streams are without gaps, and it may have entries
+twice, a whole ledger too: what comes again has to be what was there, and is passed over.
+
 What stands behind the last checkpoint may lack its end. What it takes away is taken away all the
 same; `Since.until` says up to when nothing can be missing.
 """
@@ -51,7 +54,10 @@ TAKES_AWAY = frozenset(
         Action.DECOMMISSION,
         Action.ADD_OPERATOR,  # also how roles are taken away
         Action.DISABLE_OPERATOR,
+        Action.DISABLE_ISSUER,
+        Action.UNTRUST,
         Action.REMOVE_SLOT,
+        Action.ROTATE_SIGNING_KEY,  # one that was compromised takes its tokens with it
     }
 )
 """What may have taken something away since. Everything else that is known added something, or
@@ -111,6 +117,19 @@ class SinceBackup:
         self._until = ""
         self._last_epoch = epoch
 
+    def take_line(self, line: bytes) -> None:
+        """`take` what stands in a line of a file. The last one may have been cut off while it was
+        written. Raises ``msgspec.DecodeError``, ``UnicodeDecodeError`` for what is no entry."""
+        if line == b"\n":
+            return
+        try:
+            record = wire.decode(wire.LedgerRecord, line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            if line.endswith(b"\n"):
+                raise
+            return
+        self.take(record)
+
     def take(self, record: wire.LedgerRecord) -> None:
         """Check the next entry, and note what it took away."""
         if is_changes(record.stream):
@@ -147,6 +166,9 @@ class SinceBackup:
         stream, seq, prev = record.stream, record.seq, _hash(record.prev)
         hashed = _checked(record)
         before = self._ends.get(stream)
+        if before is not None and seq <= before[0]:
+            self._pass_over(record)
+            return
         if before is not None:
             if (seq, prev) != (before[0] + 1, before[1]):
                 raise _bad(f"{stream} #{seq} does not follow from #{before[0]}")
@@ -167,6 +189,11 @@ class SinceBackup:
         self._last_epoch = max(self._last_epoch, _epoch_of(stream))
         if stream != self._stream or seq > self._seq:
             self._note(record)
+
+    def _pass_over(self, record: wire.LedgerRecord) -> None:
+        """An entry that came before. Of those too far back to be remembered nothing is used."""
+        if self._seen[record.stream].get(record.seq, record.hash) != record.hash:
+            raise _bad(f"{record.stream} #{record.seq} is there twice, and not the same")
 
     def _note(self, record: wire.LedgerRecord) -> None:
         self._entries += 1
@@ -194,6 +221,8 @@ class SinceBackup:
             if stream == self._stream and seq <= self._seq:
                 if seq == self._seq and head != self._head.hex():
                     raise _bad(f"{where} signs another history than the backup's")
+            elif seq <= self._ends.get(stream, (0, b""))[0] - _REMEMBERED:
+                continue  # signed once more, after all that it signs
             elif self._seen.get(stream, {}).get(seq) != head:
                 raise _bad(f"{where} signs {stream} #{seq}, which is not there")
             self._signed[stream] = max(seq, self._signed.get(stream, 0))

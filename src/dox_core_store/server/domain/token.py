@@ -13,43 +13,51 @@ learns nothing from trying. The reason is a note on the exception (``__notes__``
 it, problem documents do not, and it never quotes the token.
 
 Roles, grants and revocation are not in a token: they are looked up at each request by name,
-``generation`` and ``token_id``.
+``generation`` and ``token_id``. From where it may be used is in the token (``addr``): it binds
+wherever the token is judged, and nobody can widen it by a row of the database.
+
+``docs/spec/token.md`` has every member and claim, with vectors.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import secrets
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple, Never
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from dox_core_store.errors import AuthenticationError, InvalidRequestError
 from dox_core_store.key_path import check_environment_name, check_service_name
+from dox_core_store.server.domain.address import Networks, parse_networks
+from dox_core_store.server.domain.duration import MAX_LIFETIME_SECONDS
+from dox_core_store.server.domain.proof import is_thumbprint
+from dox_core_store.server.domain.token_text import (
+    MAX_TOKEN_BYTES,
+    flat_object,
+    invalid_token,
+    unpadded,
+)
 
 __all__ = [
     "ALGORITHM",
     "DEFAULT_SERVICE_LIFETIME_SECONDS",
     "FORMS",
     "LEEWAY_SECONDS",
-    "MAX_LIFETIME_SECONDS",
+    "MAX_ADDRESSES",
     "MAX_TOKEN_BYTES",
     "Claims",
     "Form",
     "Kind",
-    "SigningKeyRecord",
     "UnverifiedToken",
+    "bound_to",
     "check_claims",
     "check_operator_name",
     "invalid_token",
     "new_token_id",
-    "parse_duration",
     "split_token",
     "to_header",
     "to_payload",
@@ -58,22 +66,27 @@ __all__ = [
 ALGORITHM: Final = "RS256"
 """The only one: a choice of algorithms is what algorithm confusion lives on (RFC 8725, 3.1)."""
 
-MAX_TOKEN_BYTES: Final = 4096
 LEEWAY_SECONDS: Final = 30
 """How far the clocks of two nodes may be apart."""
 
-MAX_LIFETIME_SECONDS: Final = 400 * 86_400
-"""400 days: ``1y`` and a month in which to replace it."""
-
 DEFAULT_SERVICE_LIFETIME_SECONDS: Final = 90 * 86_400
 
-_UNIT_SECONDS = {"m": 60, "h": 3_600, "d": 86_400, "y": 365 * 86_400}
-_DURATION = re.compile(r"([1-9][0-9]{0,8})([mhdy])", re.ASCII)
+MAX_ADDRESSES: Final = 16
+"""Networks that a token may be bound to: the token travels in a header, and is checked at each
+request."""
+
 _PARTS = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)", re.ASCII)
 _KID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 _TOKEN_ID = re.compile(r"tok_[A-Za-z0-9_-]{22}", re.ASCII)
 _OPERATOR = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+_PERSON = re.compile(r"[a-z0-9][a-z0-9._+@-]{0,190}@[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _CLAIMS = frozenset({"iss", "aud", "sub", "gen", "jti", "iat", "nbf", "exp"})
+_ADDRESSES = "addr"
+_METHOD = "amr"
+_LOGIN = "login"
+_HOLDER = "jkt"
+_BINDING = frozenset({_ADDRESSES, _METHOD, _HOLDER})
+"""Claims that a token may have or not have. A token without one is not bound by it."""
 
 
 class Kind(StrEnum):
@@ -104,7 +117,9 @@ _KINDS = {form.typ: kind for kind, form in FORMS.items()}
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True):
     """What a verified token says. Times are whole seconds since 1970 UTC; ``environment`` is the
-    service's, and None for an operator.
+    service's, and None for an operator; ``addresses`` is from where it may be used, None: from
+    anywhere; ``signed_in`` says that it was made for a person who signed in. ``kid`` is the key
+    that it was verified with, and empty before it is signed.
     """
 
     kind: Kind
@@ -115,18 +130,10 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True):
     issued_at: int
     not_before: int
     expires_at: int
-
-
-class SigningKeyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The public half of a signing key, by its RFC 7638 thumbprint. A retired key verifies until
-    its last token has expired; a compromised one verifies nothing.
-    """
-
-    kid: str
-    public_jwk: str
-    created_at: datetime
-    retired_at: datetime | None
-    compromised_at: datetime | None
+    addresses: Networks | None = None
+    key_thumbprint: str | None = None
+    signed_in: bool = False
+    kid: str = ""
 
 
 class UnverifiedToken(NamedTuple):
@@ -140,25 +147,6 @@ class UnverifiedToken(NamedTuple):
         return "UnverifiedToken(...)"
 
 
-def parse_duration(text: str) -> int:
-    """Seconds of ``30m``, ``12h``, ``90d`` or ``1y`` (365 days): one number, one unit.
-
-    Raises `InvalidRequestError` ``invalid_field``, also for more than `MAX_LIFETIME_SECONDS`.
-    """
-    match = _DURATION.fullmatch(text)
-    if match is None:
-        raise InvalidRequestError(
-            "invalid_field", "A lifetime (expires_in) is written like 30m, 12h, 90d or 1y."
-        )
-    seconds = int(match[1]) * _UNIT_SECONDS[match[2]]
-    if seconds > MAX_LIFETIME_SECONDS:
-        raise InvalidRequestError(
-            "invalid_field",
-            f"A token lives (expires_in) {MAX_LIFETIME_SECONDS // 86_400} days at most.",
-        )
-    return seconds
-
-
 def check_operator_name(name: str) -> str:
     """``name``, if it is ``[a-z0-9][a-z0-9._-]{0,62}``; else ``invalid_field``."""
     if _OPERATOR.fullmatch(name) is None:
@@ -167,6 +155,24 @@ def check_operator_name(name: str) -> str:
             "An operator's name is a-z, 0-9 and . _ - after the first, at most 63 characters.",
         )
     return name
+
+
+def bound_to(texts: Sequence[str]) -> Networks | None:
+    """The networks that a new token is to be bound to; None for none.
+
+    Raises `InvalidRequestError` ``invalid_field`` for what is no network, for one named twice, and
+    for more than `MAX_ADDRESSES`.
+    """
+    if not texts:
+        return None
+    networks = parse_networks(texts[: MAX_ADDRESSES + 1])
+    if len(texts) > MAX_ADDRESSES:
+        raise InvalidRequestError(
+            "invalid_field", f"A token is bound to {MAX_ADDRESSES} addresses at most."
+        )
+    if len(set(networks.texts)) != len(texts):
+        raise InvalidRequestError("invalid_field", "One of the addresses is named twice.")
+    return networks
 
 
 def new_token_id() -> str:
@@ -193,6 +199,12 @@ def to_payload(claims: Claims, store_id: str) -> dict[str, str | int]:
     }
     if claims.environment is not None:
         payload["env"] = claims.environment
+    if claims.addresses is not None:
+        payload[_ADDRESSES] = " ".join(claims.addresses.texts)
+    if claims.key_thumbprint is not None:
+        payload[_HOLDER] = claims.key_thumbprint
+    if claims.signed_in:
+        payload[_METHOD] = _LOGIN
     return payload
 
 
@@ -206,9 +218,9 @@ def split_token(raw: str) -> UnverifiedToken:
     match = _PARTS.fullmatch(raw)
     if match is None:
         raise invalid_token("not three base64url parts")
-    header = _object(_unpadded(match[1]), "header")
-    payload = _object(_unpadded(match[2]), "payload")
-    _unpadded(match[3])
+    header = flat_object(unpadded(match[1]), "header")
+    payload = flat_object(unpadded(match[2]), "payload")
+    unpadded(match[3])
     # An exact set: `crit`, `b64`, `jwk`, `jku`, `x5c`, `x5u` and whatever comes next are refused
     # as unknown, not one by one.
     if header.keys() != {"alg", "kid", "typ"}:
@@ -229,7 +241,7 @@ def check_claims(payload: Mapping[str, Any], *, typ: str, store_id: str, now: in
     Raises `AuthenticationError`: ``token_expired`` if only that is wrong, else ``token_invalid``.
     """
     kind = _KINDS.get(typ)
-    if kind is None or payload.keys() != FORMS[kind].claims:
+    if kind is None or payload.keys() - _BINDING != FORMS[kind].claims:
         raise invalid_token("claims are missing or unknown")
     if payload["iss"] != store_id:
         raise invalid_token("another issuer")
@@ -242,6 +254,7 @@ def check_claims(payload: Mapping[str, Any], *, typ: str, store_id: str, now: in
     if generation < 0:
         raise invalid_token("negative gen")
     name, environment = _names(payload, kind)
+    addresses, signed_in = _addresses(payload), _signed_in(payload, kind)
     issued_at, not_before, expires_at = (_whole(payload, time) for time in ("iat", "nbf", "exp"))
     if not issued_at <= not_before < expires_at:
         raise invalid_token("times out of order")
@@ -260,61 +273,10 @@ def check_claims(payload: Mapping[str, Any], *, typ: str, store_id: str, now: in
         issued_at=issued_at,
         not_before=not_before,
         expires_at=expires_at,
+        addresses=addresses,
+        key_thumbprint=_holder(payload, kind),
+        signed_in=signed_in,
     )
-
-
-def invalid_token(why: str) -> AuthenticationError:
-    """The one refusal. ``why`` goes into a note for the log and never quotes the token."""
-    error = AuthenticationError("token_invalid", "The token is not valid here.")
-    error.add_note(f"token refused: {why}")
-    return error
-
-
-def _unpadded(part: str) -> bytes:
-    """The bytes of ``part``, if it is their only spelling: trailing bits that decoders drop would
-    give one token many texts, and the cache of tokens as many entries.
-    """
-    try:
-        data = base64.b64decode(part + "=" * (-len(part) % 4), b"-_", validate=True)
-    except ValueError:
-        raise invalid_token("not base64url") from None
-    if base64.urlsafe_b64encode(data).rstrip(b"=") != part.encode("ascii"):
-        raise invalid_token("base64url with stray bits")
-    return data
-
-
-def _object(data: bytes, place: str) -> dict[str, Any]:
-    """``data`` as a flat JSON object of strings and whole numbers.
-
-    Nothing of ours nests, so a second bracket is refused before the parser can recurse (even one
-    inside a string: no name of ours has it). Bytes are decoded here because ``json`` would guess
-    UTF-16 and UTF-32 too.
-    """
-    if data.count(b"{") != 1 or b"[" in data:
-        raise invalid_token(f"{place} is not one flat object")
-    try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_distinct,
-            parse_float=_refuse_number,
-            parse_constant=_refuse_number,
-        )
-    except ValueError:
-        raise invalid_token(f"{place} is not JSON, or has a float or a repeated member") from None
-    if not isinstance(value, dict):
-        raise invalid_token(f"{place} is not an object")
-    return value
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member is repeated")
-    return members
-
-
-def _refuse_number(_: str) -> Never:
-    raise ValueError("not a whole number")
 
 
 def _text(payload: Mapping[str, Any], claim: str) -> str:
@@ -336,7 +298,43 @@ def _names(payload: Mapping[str, Any], kind: Kind) -> tuple[str, str | None]:
     name = _text(payload, "sub")
     try:
         if kind is Kind.OPERATOR:
-            return check_operator_name(name), None
+            if _PERSON.fullmatch(name) is None:
+                check_operator_name(name)
+            return name, None
         return check_service_name(name), check_environment_name(_text(payload, "env"))
     except InvalidRequestError:
         raise invalid_token("malformed sub or env") from None
+
+
+def _signed_in(payload: Mapping[str, Any], kind: Kind) -> bool:
+    """``amr``, which only says one thing, and only of operators."""
+    if _METHOD not in payload:
+        return False
+    if kind is not Kind.OPERATOR or payload[_METHOD] != _LOGIN:
+        raise invalid_token("malformed amr")
+    return True
+
+
+def _holder(payload: Mapping[str, Any], kind: Kind) -> str | None:
+    """``jkt``, which only services' tokens have: the ``cnf`` of RFC 9449, 6.1, but flat."""
+    if _HOLDER not in payload:
+        return None
+    thumbprint = _text(payload, _HOLDER)
+    if kind is not Kind.SERVICE or not is_thumbprint(thumbprint):
+        raise invalid_token("malformed jkt")
+    return thumbprint
+
+
+def _addresses(payload: Mapping[str, Any]) -> Networks | None:
+    """``addr``, if there is one, in the one spelling that we write. One that is there and binds to
+    nothing is refused, and never means "from anywhere"."""
+    if _ADDRESSES not in payload:
+        return None
+    text = _text(payload, _ADDRESSES)
+    try:
+        networks = bound_to(text.split(" "))
+    except InvalidRequestError:
+        networks = None
+    if networks is None or " ".join(networks.texts) != text:
+        raise invalid_token("malformed addr")
+    return networks

@@ -67,6 +67,14 @@ class Decisions:
             return None
         return known.bucket.take(self._monotonic(), cost)
 
+    def limit_key(self, principal: Principal, prepared: Prepared) -> Verdict | None:
+        """Take one read from the limit of the key itself, which all services share. Comes after the
+        service's own: a service that is refused costs the key nothing, and a read that the key's
+        limit refuses cost the service the one that every denial costs. Operators have none."""
+        if prepared.bucket is None or not isinstance(principal.known, KnownService):
+            return None
+        return prepared.bucket.take(self._monotonic())
+
     def at_hand(self, principal: Principal, path: str) -> Prepared | None:
         """What `now` would find, where it was found before and nothing changed since."""
         if principal.revision != self._registry.revision:
@@ -97,12 +105,26 @@ class Decisions:
             return error
         return prepared
 
+    async def judged(self, principal: Principal, path: str) -> VersionRecord | DoxStoreError:
+        """`now` without the value: the version that a read would be handed, or what would refuse
+        it. Opens nothing and remembers nothing."""
+        for code, detail in self._registry.held.items():
+            return StoreUnavailableError(code, detail)
+        try:
+            address = self._authorize(principal, path)
+            version, _sealed = await self._readable(principal, address, None)
+        except StoreUnavailableError:
+            raise
+        except DoxStoreError as error:
+            return error
+        return version
+
     async def again(
         self, principal: Principal, paths: Sequence[str], number: int | None
     ) -> list[Prepared | DoxStoreError]:
         """`now` for each path, if the token still speaks for its bearer at all."""
         try:
-            principal.known = self._registry.check(principal.claims, self._seconds())
+            principal.known = self._registry.check_again(principal.claims, self._seconds())
         except AuthenticationError as error:
             return [error for _ in paths]
         return [await self.now(principal, path, number) for path in paths]
@@ -140,19 +162,9 @@ class Decisions:
         self, principal: Principal, address: KeyAddress, number: int | None
     ) -> Prepared:
         generation = self._values.generation
-        found = await self._catalog.version(address, number)
-        if found is None:
-            code = "key_not_found" if number is None else "version_not_found"
-            raise NotFoundError(code, f"There is no {_named(address, number)}.")
-        version = found.version
-        now = self._clock.now()
-        refused = refusal(version.state, version.expires_at, now, principal.reader)
-        if refused is not None:
-            raise refused
-        if version.sealed is None:
-            raise NotFoundError("version_not_found", f"There is no {_named(address, number)}.")
+        version, sealed_value = await self._readable(principal, address, number)
         binding = Binding(self._store_id, *address, version.version_id)
-        body = self._render(address, version, self._vault.open(binding, version.sealed))
+        body = self._render(address, version, self._vault.open(binding, sealed_value))
         nonce, sealed = self._values.seal(body, version.version_id)
         prepared = Prepared(
             address=address,
@@ -161,10 +173,28 @@ class Decisions:
             expires_at=version.expires_at,
             nonce=nonce,
             sealed=sealed,
+            bucket=self._registry.key_limits.get(version.key_id),
         )
         if number is None:
             self._values.keep(prepared, generation)
         return prepared
+
+    async def _readable(
+        self, principal: Principal, address: KeyAddress, number: int | None
+    ) -> tuple[VersionRecord, bytes]:
+        """The version that is asked for, with its sealed value, if it is there and ``principal`` is
+        handed its state."""
+        found = await self._catalog.version(address, number)
+        if found is None:
+            code = "key_not_found" if number is None else "version_not_found"
+            raise NotFoundError(code, f"There is no {_named(address, number)}.")
+        version = found.version
+        refused = refusal(version.state, version.expires_at, self._clock.now(), principal.reader)
+        if refused is not None:
+            raise refused
+        if version.sealed is None:
+            raise NotFoundError("version_not_found", f"There is no {_named(address, number)}.")
+        return version, version.sealed
 
 
 def _not_authorized(principal: Principal, path: str) -> UnauthorizedError:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from dox_core_store.errors import InvalidRequestError, NotFoundError
+from dox_core_store.errors import ConflictError, InvalidRequestError, NotFoundError
 from dox_core_store.key_path import parse_pattern
 from dox_core_store.server.domain.access import (
     Caller,
@@ -17,11 +18,12 @@ from dox_core_store.server.domain.access import (
     grants_digest,
     require,
 )
+from dox_core_store.server.domain.key import BATCH
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
 from dox_core_store.server.usecases.registry import Feed, subject
 
-__all__ = ["Grants", "bind_grants", "enter_grant"]
+__all__ = ["Grants", "bind_grants", "enter_grant", "where_granted"]
 
 
 class Grants:
@@ -52,21 +54,19 @@ class Grants:
             raise InvalidRequestError("invalid_field", "effect is allow or deny.")
 
         def work(tx: Transaction) -> GrantRecord:
-            environments = tx.environments()
-            parsed, suffix = parse_pattern(pattern, environments)
-            if environment is not None and environment not in environments:
-                raise InvalidRequestError(
-                    "unknown_environment", f"Environment {environment[:80]!a} is not declared."
-                )
-            if suffix is not None and environment is not None and suffix != environment:
-                raise InvalidRequestError(
-                    "environment_conflict",
-                    f"The pattern ends in {suffix}, but the request says {environment}.",
-                )
             record = tx.get(ServiceRecord, name=service)
             if record is None:
                 raise NotFoundError("service_not_found", f"There is no service {service[:80]!a}.")
-            chosen = suffix or environment or record.environment or self._default
+            if record.decommissioned_at is not None:  # it would come to life with the service
+                raise ConflictError(
+                    "service_decommissioned", f"Service {service} was decommissioned."
+                )
+            parsed, chosen = where_granted(
+                pattern,
+                environment,
+                declared=tx.environments(),
+                default=record.environment or self._default,
+            )
             return enter_grant(
                 tx, caller, service, parsed, chosen, effect=Effect(effect), reason=reason
             )
@@ -128,6 +128,30 @@ def enter_grant(
     bind_grants(tx, service)
     tx.record(caller, _entry(Action.GRANT, grant, reason))
     return grant
+
+
+def where_granted(
+    pattern: str, environment: str | None, *, declared: Collection[str], default: str
+) -> tuple[str, str]:
+    """What ``pattern`` names, and in which environment: its suffix, else ``environment``, else
+    ``default``. A pattern that can name no key is refused.
+
+    Raises ``malformed_pattern``, ``reserved_path``, ``unknown_environment``,
+    ``environment_conflict``.
+    """
+    parsed, suffix = parse_pattern(pattern, declared)
+    if parsed == BATCH:
+        raise InvalidRequestError("reserved_path", f"{BATCH} is an address of the door, no key.")
+    if environment is not None and environment not in declared:
+        raise InvalidRequestError(
+            "unknown_environment", f"Environment {environment[:80]!a} is not declared."
+        )
+    if suffix is not None and environment is not None and suffix != environment:
+        raise InvalidRequestError(
+            "environment_conflict",
+            f"The pattern ends in {suffix}, but the request says {environment}.",
+        )
+    return parsed, suffix or environment or default
 
 
 def bind_grants(tx: Transaction, service: str) -> None:

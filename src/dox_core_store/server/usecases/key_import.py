@@ -10,6 +10,7 @@ import can then only be aborted: nothing is overwritten unseen.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 from collections.abc import Sequence
@@ -34,7 +35,7 @@ from dox_core_store.server.domain.key import (
     next_state,
     writable_address,
 )
-from dox_core_store.server.domain.ledger import Action
+from dox_core_store.server.domain.ledger import Action, Status
 from dox_core_store.server.ports import Catalog, Transaction, Vault
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.registry import Feed, subject
@@ -86,6 +87,9 @@ class Imports:
         self._vault = vault
         self._feed = feed
         self._retention = retention
+        self.ended = asyncio.Event()
+        """Set when one has ended and there may be something to `sweep`, so also at first."""
+        self.ended.set()
 
     async def open(self, caller: Caller) -> ImportRecord:
         """Begin an import; one that is idle for an hour is given up."""
@@ -175,19 +179,34 @@ class Imports:
             return record
 
         record = await self._catalog.write(work)
+        self.ended.set()
         await self._feed.catch_up()
         return record
 
-    async def abort(self, caller: Caller, import_id: str) -> ImportRecord:
+    async def abort(
+        self, caller: Caller, import_id: str, reason: str | None = None
+    ) -> ImportRecord:
         """Leave nothing of it."""
         require(caller.roles, Permission.WRITE_KEYS)
 
         def work(tx: Transaction) -> ImportRecord:
             record = replace(_open(tx, import_id), status=ABORTED)
             tx.put(record)
+            tx.record(
+                caller,
+                {
+                    "action": Action.IMPORT,
+                    "status": Status.ABORTED,
+                    "key_path": subject("imports", import_id),
+                    "reason": reason,
+                    "correlation_id": import_id,
+                },
+            )
             return record
 
-        return await self._catalog.write(work, urgent=True)
+        aborted = await self._catalog.write(work, urgent=True)
+        self.ended.set()
+        return aborted
 
     async def sweep(self) -> None:
         """Write out what committed imports mean for their keys, clear what others left behind;

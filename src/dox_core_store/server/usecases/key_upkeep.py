@@ -18,7 +18,7 @@ from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.registry import Feed
-from dox_core_store.server.usecases.stored_key import KeyShelf, StoredKey, not_found
+from dox_core_store.server.usecases.stored_key import KeyShelf, StoredKey
 
 __all__ = ["Description", "KeyUpkeep"]
 
@@ -63,11 +63,7 @@ class KeyUpkeep:
             )
 
         def work(tx: Transaction) -> KeyRecord:
-            address = self._shelf.address(tx, path, environment)
-            record = tx.get(KeyRecord, path=address.path, environment=address.environment)
-            if record is None or record.is_only_staged:
-                raise not_found(address)
-            key = StoredKey(tx, address, record)
+            key = self._shelf.existing(tx, caller, path, environment)
             _take_over(tx, key, said)
             key.entry(caller, Action.DESCRIBE, None, reason)
             return key.record

@@ -12,11 +12,17 @@ from msgspec.structs import replace
 
 from dox_core_store.errors import ConflictError, InvalidRequestError, NotFoundError
 from dox_core_store.server.domain.access import Caller, OperatorRecord, Role
+from dox_core_store.server.domain.duration import parse_duration
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.domain.token import Claims, Kind, check_operator_name, parse_duration
+from dox_core_store.server.domain.token import (
+    Kind,
+    bound_to,
+    check_operator_name,
+)
 from dox_core_store.server.ports import Transaction
 from dox_core_store.server.usecases.registry import subject
-from dox_core_store.server.usecases.token import enter_token
+from dox_core_store.server.usecases.signing_key import Signing
+from dox_core_store.server.usecases.token import Issued, end_tokens, enter_token
 
 __all__ = ["add_operator", "disable_operator", "enter_operator_token", "parse_roles"]
 
@@ -31,13 +37,13 @@ def parse_roles(names: Sequence[str]) -> list[Role]:
 
 
 def add_operator(
-    tx: Transaction, caller: Caller, name: str, roles: Sequence[str]
+    tx: Transaction, caller: Caller, name: str, roles: Sequence[str], reason: str | None = None
 ) -> OperatorRecord:
     """Enter an operator, or give one other roles. A disabled one comes back with a new generation,
     so its old tokens stay dead."""
-    check_operator_name(name)
     before = tx.get(OperatorRecord, name=name)
     if before is None:
+        check_operator_name(name)  # who signs in is called otherwise, and only comes back here
         record = OperatorRecord(
             name=name,
             roles=parse_roles(roles),
@@ -57,7 +63,8 @@ def add_operator(
         {
             "action": Action.ADD_OPERATOR,
             "key_path": subject("operators", name),
-            "reason": ", ".join(record.roles),
+            # The roles are read by machines: by `doctor`, and by a restore.
+            "reason": ", ".join(record.roles) + (f": {reason}" if reason else ""),
         },
     )
     return record
@@ -74,6 +81,7 @@ def disable_operator(
             _keep_an_admin(tx, name)
         record = replace(record, disabled_at=tx.now, generation=record.generation + 1)
         tx.put(record)
+    end_tokens(tx, Kind.OPERATOR, name, tx.now)  # the generation kills them all: this is for lists
     tx.record(
         caller,
         {
@@ -85,9 +93,18 @@ def disable_operator(
     return record
 
 
-def enter_operator_token(tx: Transaction, caller: Caller, name: str, expires_in: str) -> Claims:
-    """The claims of a new token for an operator, on record, to be signed."""
-    seconds = parse_duration(expires_in)
+def enter_operator_token(
+    tx: Transaction,
+    caller: Caller,
+    signing: Signing,
+    name: str,
+    *,
+    expires_in: str,
+    addresses: Sequence[str] = (),
+    reason: str | None = None,
+) -> Issued:
+    """A new token for an operator, on record and signed."""
+    seconds, bound = parse_duration(expires_in), bound_to(addresses)
     record = _existing(tx, name)
     if record.disabled_at is not None:
         raise ConflictError(
@@ -96,11 +113,14 @@ def enter_operator_token(tx: Transaction, caller: Caller, name: str, expires_in:
     return enter_token(
         tx,
         caller,
+        signing=signing,
         kind=Kind.OPERATOR,
         name=name,
         environment=None,
         generation=record.generation,
         seconds=seconds,
+        addresses=bound,
+        reason=reason,
     )
 
 

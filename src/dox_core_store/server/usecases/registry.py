@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from dox_core_store.errors import AuthenticationError
@@ -23,8 +24,16 @@ from dox_core_store.server.domain.access import (
     grants_digest,
 )
 from dox_core_store.server.domain.epoch import EpochRecord, needs_review
-from dox_core_store.server.domain.limit import Bucket, Rate
-from dox_core_store.server.domain.token import LEEWAY_SECONDS, Claims, Kind, SigningKeyRecord
+from dox_core_store.server.domain.key import KeyLimitRecord, KeyRecord
+from dox_core_store.server.domain.ledger import Action
+from dox_core_store.server.domain.limit import Bucket, rate_of
+from dox_core_store.server.domain.signing_key import SigningKeyRecord, verifies_until
+from dox_core_store.server.domain.token import (
+    LEEWAY_SECONDS,
+    Claims,
+    Kind,
+    invalid_token,
+)
 from dox_core_store.server.ports import Catalog, Change, Clock
 
 __all__ = ["Feed", "KnownService", "Registry", "subject"]
@@ -93,8 +102,12 @@ class Registry:
         self.services: dict[str, KnownService] = {}
         self.operators: dict[str, OperatorRecord] = {}
         self.environments: frozenset[str] = frozenset()
+        self.key_limits: dict[int, Bucket] = {}
+        """By key id, of those keys that have a limit of their own."""
         self.revision = 0
         """Rises whenever any decision made here may differ from before."""
+        self._trusted: dict[str, datetime | None] = {}
+        """Signing keys that verify, each with when its last token ends; None: it signs."""
         self._live: set[str] = set()
         """Ids of tokens that were issued and not revoked. A token whose row is missing, or whose
         row's MAC does not hold, is not among them: whoever edits the database revives nothing."""
@@ -112,6 +125,8 @@ class Registry:
         await self._load_signing_keys()
         await self._load_epoch()
         self.environments = frozenset(await self._catalog.environments())
+        for limit in await self._all(KeyLimitRecord, "key_id"):
+            self._know_limit(limit)
         self._follow_seal()
 
     def hold(self, code: str, detail: str | None) -> None:
@@ -148,6 +163,23 @@ class Registry:
             raise AuthenticationError("token_revoked", "The token was revoked.")
         return known
 
+    def check_again(self, claims: Claims, now: float) -> KnownService | OperatorRecord:
+        """`check` where the token was verified before what was applied since: its signing key may
+        be compromised by now. Raises also ``token_invalid`` for that."""
+        if claims.kid not in self._trusted:
+            raise invalid_token("its signing key verifies no more")
+        return self.check(claims, now)
+
+    async def drop_spent_keys(self) -> None:
+        """Trust no retired key any longer than its last token lives."""
+        if any(self._trusted.values()):
+            await self._load_signing_keys()
+
+    def is_live(self, token_id: str) -> bool:
+        """Whether a token of that id was issued and not revoked. No proof of anything: whoever
+        names one need not have it."""
+        return token_id in self._live
+
     async def apply(self, change: Change) -> None:
         """Take over one change that concerns identities."""
         kind, _, name = change.key_path.removeprefix(_STORE).partition(".")
@@ -178,13 +210,30 @@ class Registry:
         elif kind == "environments":
             self.environments = frozenset(await self._catalog.environments())
 
+    async def follow_key_limit(self, path: str, environment: str) -> None:
+        """Take over a key's own limit, or that it has none any more."""
+        for key in await self._catalog.records(
+            KeyRecord, None, 1, path=path, environment=environment
+        ):
+            found = await self._catalog.records(KeyLimitRecord, None, 1, key_id=key.key_id)
+            if found:
+                self._know_limit(found[0])
+            else:
+                self.key_limits.pop(key.key_id, None)
+
+    def _know_limit(self, record: KeyLimitRecord) -> None:
+        rate = rate_of(record)
+        known = self.key_limits.get(record.key_id)
+        if known is None or known.rate != rate:
+            self.key_limits[record.key_id] = Bucket(rate, "key")
+
     def _know(self, record: ServiceRecord, grants: list[GrantRecord]) -> None:
         """A service whose grants are not the set that its own row is bound to gets nothing: a deny
         that was taken out of the database must not open a key."""
         if not hmac.compare_digest(grants_digest(grants), record.grants_digest):
             self._alarm("access_grant", record.name)
             grants = []
-        rate = Rate(record.limit_count, record.limit_period_seconds, record.limit_burst)
+        rate = rate_of(record)
         known = self.services.get(record.name)
         bucket = known.bucket if known is not None and known.bucket.rate == rate else Bucket(rate)
         self.services[record.name] = KnownService(record, GrantTree(grants), bucket)
@@ -204,10 +253,25 @@ class Registry:
         self.hold("unreviewed", _UNREVIEWED if needs_review(self._epoch, record) else None)
 
     async def _load_signing_keys(self) -> None:
-        records = await self._all(SigningKeyRecord, "kid")
-        self._key_set.replace(
-            {record.kid: record.public_jwk for record in records if record.compromised_at is None}
-        )
+        """A retired key is dropped once its last token has expired, or is revoked by then."""
+        now = self._clock.now()
+        trusted: dict[str, datetime | None] = {}
+        keys: dict[str, str] = {}
+        for record in await self._all(SigningKeyRecord, "kid"):
+            end = None
+            if record.compromised_at is not None:
+                continue
+            if record.retired_at is not None:
+                span = await self._catalog.token_span(record.created_at, record.retired_at, now)
+                end = verifies_until(record, span.last_expiry)
+                if end is not None and end <= now:
+                    continue
+            trusted[record.kid] = end
+            keys[record.kid] = record.public_jwk
+        is_other = trusted.keys() != self._trusted.keys()
+        self._trusted = trusted
+        if is_other:
+            self._key_set.replace(keys)
 
     async def _all(self, kind: type[Record], identity: str, **where: str) -> list[Record]:
         found: list[Record] = []
@@ -237,13 +301,23 @@ class Feed:
         self.applied = await self._catalog.feed_head()
         await self._registry.load()
 
+    async def drop_spent_keys(self) -> None:
+        """`Registry.drop_spent_keys`, now and then, and never while changes are applied: what was
+        read before a key was compromised must not come after it."""
+        async with self._lock:
+            await self._registry.drop_spent_keys()
+
     async def catch_up(self) -> None:
         """Apply what was committed since. Returns with ``applied`` at or past the head at call."""
         async with self._lock:
             while changes := await self._catalog.changes(self.applied, _BLOCKS):
                 for change in changes:
                     if not change.key_path.startswith(_STORE):
-                        self._forget(change.key_path.removesuffix(f".{change.environment}"))
+                        path = change.key_path.removesuffix(f".{change.environment}")
+                        if change.action == Action.LIMIT:
+                            # Before it is forgotten: what is looked up after that has the new one.
+                            await self._registry.follow_key_limit(path, change.environment or "")
+                        self._forget(path)
                     elif change.key_path.startswith(f"{_STORE}imports."):
                         self._forget(None)
                     else:

@@ -9,9 +9,8 @@ nothing is handed out which was revoked in the meantime.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
-import msgspec
 from msgspec.structs import replace
 
 from dox_core_store.server.domain.access import (
@@ -28,12 +27,14 @@ from dox_core_store.server.domain.key import (
     VersionRecord,
 )
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.domain.token import SigningKeyRecord
+from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.ports import Transaction, Vault
 from dox_core_store.server.usecases.key_import import ABORTED, OPEN
 from dox_core_store.server.usecases.registry import subject
+from dox_core_store.server.usecases.signing_key import MadeKey, enter_signing_key
 from dox_core_store.server.usecases.store_secret import (
     CHECKPOINT_KEY,
+    forget_secret,
     keep_secret,
     signing_key_address,
 )
@@ -87,7 +88,7 @@ def renew_keys(
     vault: Vault,
     store_id: str,
     *,
-    signing_key: tuple[str, bytes, Mapping[str, str]],
+    signing_key: MadeKey,
     checkpoint_key: bytes,
 ) -> int:
     """A signing key and a checkpoint key of its own; how many tokens died.
@@ -95,7 +96,6 @@ def renew_keys(
     The private halves of the old signing keys go: the original still trusts what they sign. The old
     checkpoint key stays as an earlier version, since the ledger until now is signed with it.
     """
-    kid, pem, jwk = signing_key
     for old in tx.find(SigningKeyRecord):
         tx.put(
             replace(
@@ -104,17 +104,8 @@ def renew_keys(
                 compromised_at=old.compromised_at or tx.now,
             )
         )
-        _forget_secret(tx, old.kid)
-    tx.put(
-        SigningKeyRecord(
-            kid=kid,
-            public_jwk=msgspec.json.encode(jwk).decode(),
-            created_at=tx.now,
-            retired_at=None,
-            compromised_at=None,
-        )
-    )
-    keep_secret(tx, caller, vault, store_id, signing_key_address(kid), pem)
+        forget_secret(tx, signing_key_address(old.kid))
+    enter_signing_key(tx, caller, vault, store_id, signing_key, at=tx.now)
     _replace_checkpoint_key(tx, caller, vault, store_id, checkpoint_key)
     died = 0
     for token in tx.find(TokenRecord):
@@ -122,14 +113,6 @@ def renew_keys(
             tx.put(replace(token, revoked_at=tx.now))
             died += token.expires_at > tx.now
     return died
-
-
-def _forget_secret(tx: Transaction, kid: str) -> None:
-    address = signing_key_address(kid)
-    key = tx.get(KeyRecord, path=address.path, environment=address.environment)
-    if key is not None:
-        tx.remove(VersionRecord, key_id=key.key_id)
-        tx.remove(KeyRecord, key_id=key.key_id)
 
 
 def _replace_checkpoint_key(

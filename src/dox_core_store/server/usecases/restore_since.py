@@ -25,6 +25,7 @@ from dox_core_store.server.domain.access import (
     ServiceRecord,
     TokenRecord,
 )
+from dox_core_store.server.domain.issuer import IssuerRecord, TrustRecord
 from dox_core_store.server.domain.key import Act, KeyRecord, State, VersionRecord
 from dox_core_store.server.domain.ledger import Action, Entry
 from dox_core_store.server.ports import Transaction
@@ -157,7 +158,7 @@ def _decommission(tx: Transaction, caller: Caller, entry: Entry) -> bool | None:
 
 
 def _narrow_operator(tx: Transaction, caller: Caller, entry: Entry) -> bool | None:
-    named = (entry.reason or "").split(", ")
+    named = (entry.reason or "").partition(": ")[0].split(", ")
     if not set(named) <= set(Role):
         return None
     operator = tx.get(OperatorRecord, name=_name(entry))
@@ -180,6 +181,24 @@ def _disable_operator(tx: Transaction, caller: Caller, entry: Entry) -> bool | N
     return True
 
 
+def _disable_issuer(tx: Transaction, caller: Caller, entry: Entry) -> bool | None:
+    issuer = tx.get(IssuerRecord, name=_name(entry))
+    if issuer is None or issuer.disabled_at is not None:
+        return False
+    tx.put(replace(issuer, disabled_at=tx.now))
+    _again(tx, caller, entry)
+    return True
+
+
+def _untrust(tx: Transaction, caller: Caller, entry: Entry) -> bool | None:
+    trust_id = (entry.reason or "").partition(":")[0]
+    if tx.get(TrustRecord, trust_id=trust_id) is None:
+        return False
+    tx.remove(TrustRecord, trust_id=trust_id)
+    _again(tx, caller, entry)
+    return True
+
+
 _STEPS: dict[str, Step] = {
     Action.REVOKE: _end_version(Act.REVOKE),
     Action.DESTROY: _end_version(Act.DESTROY),
@@ -191,6 +210,8 @@ _STEPS: dict[str, Step] = {
     Action.DECOMMISSION: _decommission,
     Action.ADD_OPERATOR: _narrow_operator,
     Action.DISABLE_OPERATOR: _disable_operator,
+    Action.DISABLE_ISSUER: _disable_issuer,
+    Action.UNTRUST: _untrust,
 }
 
 

@@ -6,6 +6,8 @@ head of the change feed, and if that is ahead of what this node had applied when
 node applies the difference and decides again before it reveals. So no value leaves after its
 revocation committed, however slow this node is. A decision that changed gets the new answer and an
 ABORTED entry. Steps 2 to 4 are `Decisions`.
+
+A key may have a limit of its own. It counts what would be handed out, so it comes after step 4.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import Feed
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 
-__all__ = ["Asked", "Reveal", "Revealed"]
+__all__ = ["Asked", "KeyLimitedError", "Reveal", "Revealed"]
 
 _ROUNDS = 3
 _entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
@@ -44,10 +46,24 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 
 class Revealed(msgspec.Struct, frozen=True, gc=False):
-    """One value on its way out: the rendered body, and the entity tag made of its version's id."""
+    """One value on its way out: the rendered body, and the entity tag made of its version's id.
+    ``verdict`` is what the key's own limit said, if it has one."""
 
     body: bytes
     etag: bytes
+    verdict: Verdict | None = None
+
+
+class KeyLimitedError(RateLimitError):
+    """Refused by the key's own limit; ``verdict`` is what that said."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(
+            "rate_limited",
+            "Too many key requests: all services together are over the limit of this key.",
+            retry_after_seconds=math.ceil(verdict.retry_after_seconds or 0),
+        )
+        self.verdict = verdict
 
 
 class Reveal:
@@ -85,6 +101,9 @@ class Reveal:
         else:
             at_hand = self._decisions.at_hand(principal, path) if number is None else None
             found = at_hand or await self._decisions.now(principal, path, number)
+        key_verdict = None
+        if isinstance(found, Prepared) and found.bucket is not None:
+            found, key_verdict = self._limit_key(principal, found)
         if isinstance(found, Prepared):
             granted = (self._entry(principal, asked, found),)
             head = await self._ledger.commit(granted)
@@ -95,7 +114,7 @@ class Reveal:
         if isinstance(found, DoxStoreError):
             await self._refuse(principal, path, asked, found)
             raise found
-        return Revealed(self._values.open(found), found.etag)
+        return Revealed(self._values.open(found), found.etag, key_verdict)
 
     async def many(
         self, principal: Principal, paths: Sequence[str], asked: Asked, verdict: Verdict | None
@@ -107,7 +126,9 @@ class Reveal:
             await self._refuse(principal, paths[0], asked, limited)
             raise limited
         applied = self._feed.applied
-        found = [await self._decisions.now(principal, path, None) for path in paths]
+        decided = [await self._decisions.now(principal, path, None) for path in paths]
+        limited_each = [self._limit_key(principal, each) for each in decided]
+        found = [each for each, _ in limited_each]
         granted = [
             self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)
         ]
@@ -128,9 +149,22 @@ class Reveal:
             )
             raise
         return [
-            Revealed(self._values.open(each), each.etag) if isinstance(each, Prepared) else each
-            for each in found
+            Revealed(self._values.open(each), each.etag, key_verdict)
+            if isinstance(each, Prepared)
+            else each
+            for each, (_, key_verdict) in zip(found, limited_each, strict=True)
         ]
+
+    def _limit_key(
+        self, principal: Principal, found: Prepared | DoxStoreError
+    ) -> tuple[Prepared | DoxStoreError, Verdict | None]:
+        """``found``, or what refuses it instead, and what the key's own limit said."""
+        if not isinstance(found, Prepared):
+            return found, None
+        verdict = self._decisions.limit_key(principal, found)
+        if verdict is None or verdict.allowed:
+            return found, verdict
+        return KeyLimitedError(verdict), verdict
 
     async def _decide_again(
         self,
@@ -151,7 +185,12 @@ class Reveal:
             try:
                 await self._feed.catch_up()
                 applied = self._feed.applied
-                again = await self._decisions.again(principal, paths, number)
+                again = [
+                    self._limited_once(principal, before, after)
+                    for before, after in zip(
+                        found, await self._decisions.again(principal, paths, number), strict=True
+                    )
+                ]
                 same = not _differs(found, again) or (
                     rounds > _ROUNDS and await self._still_valid(principal, paths, found, again)
                 )
@@ -170,6 +209,18 @@ class Reveal:
             if not granted or await self._ledger.commit(granted) == applied == self._feed.applied:
                 break
         return found
+
+    def _limited_once(
+        self,
+        principal: Principal,
+        before: Prepared | DoxStoreError,
+        after: Prepared | DoxStoreError,
+    ) -> Prepared | DoxStoreError:
+        """``after``, under the key's limit as it was: what was refused by it stays so, what was let
+        through is not counted again, and what only now would be handed out is."""
+        if isinstance(before, KeyLimitedError):
+            return before
+        return after if isinstance(before, Prepared) else self._limit_key(principal, after)[0]
 
     async def _still_valid(
         self,

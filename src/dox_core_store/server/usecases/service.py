@@ -7,12 +7,14 @@ generation kills every token issued before, and registering again revives none.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from dox_core_store.errors import InvalidRequestError, NotFoundError
+from dox_core_store.errors import InvalidRequestError, NotFoundError, StoreUnavailableError
 from dox_core_store.key_path import check_service_name, parse_pattern
 from dox_core_store.server.domain.access import (
     EMPTY_GRANTS,
@@ -25,9 +27,11 @@ from dox_core_store.server.domain.access import (
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.limit import DEFAULT_RATE, parse_rate
+from dox_core_store.server.domain.token import Kind
 from dox_core_store.server.ports import Catalog, Transaction
 from dox_core_store.server.usecases.grant import enter_grant
 from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.token import end_tokens
 
 __all__ = ["Registered", "Services"]
 
@@ -59,6 +63,7 @@ class Services:
         description: str = "",
         required_keys: Sequence[str] = (),
         environment: str | None = None,
+        reason: str | None = None,
     ) -> Registered:
         """Register ``name``, or bring its registration up to date."""
         require(caller.roles, Permission.MANAGE_SERVICES)
@@ -69,6 +74,7 @@ class Services:
                 f"description has at most {_MAX_DESCRIPTION_CHARACTERS} characters,"
                 f" required_keys at most {_MAX_REQUIRED} entries.",
             )
+        why = f": {reason}" if reason else ""
         may_grant = permitted(caller.roles, Permission.GRANT)
 
         def work(tx: Transaction) -> Registered:
@@ -92,13 +98,13 @@ class Services:
                 wanted = [pattern for pattern in required_keys if pattern not in record.requested]
                 record = replace(record, requested=[*record.requested, *wanted])
             tx.put(record)
-            tx.record(caller, _entry(Action.REGISTER, name, None))
+            tx.record(caller, _entry(Action.REGISTER, name, reason))
             granted = []
             if may_grant:
                 for pattern, suffix in patterns:
                     chosen = suffix or record.environment or self._default
                     enter_grant(
-                        tx, caller, name, pattern, chosen, reason="required at registration"
+                        tx, caller, name, pattern, chosen, reason=f"required at registration{why}"
                     )
                     granted.append(f"{pattern}.{chosen}")
             return Registered(record, granted, before is None)
@@ -137,6 +143,7 @@ class Services:
             reason,
             lambda _tx, record: replace(record, generation=record.generation + 1),
             urgent=True,
+            ends_tokens=True,
         )
 
     async def decommission(self, caller: Caller, name: str, reason: str | None) -> ServiceRecord:
@@ -152,7 +159,9 @@ class Services:
                 grants_digest=EMPTY_GRANTS,
             )
 
-        return await self._change(caller, name, Action.DECOMMISSION, reason, end, urgent=True)
+        return await self._change(
+            caller, name, Action.DECOMMISSION, reason, end, urgent=True, ends_tokens=True
+        )
 
     async def page(self, caller: Caller, after: str | None, limit: int) -> list[ServiceRecord]:
         """A page of services, by name."""
@@ -168,19 +177,33 @@ class Services:
         change: Callable[[Transaction, ServiceRecord], ServiceRecord],
         *,
         urgent: bool = False,
+        ends_tokens: bool = False,
     ) -> ServiceRecord:
+        left: datetime | None = None
+
         def work(tx: Transaction) -> ServiceRecord:
+            nonlocal left
             record = tx.get(ServiceRecord, name=name)
             if record is None:
                 raise NotFoundError("service_not_found", f"There is no service {name[:80]!a}.")
             record = change(tx, record)
             tx.put(record)
+            if ends_tokens and end_tokens(tx, Kind.SERVICE, name, tx.now):
+                left = tx.now
             tx.record(caller, _entry(action, name, reason))
             return record
 
         record = await self._catalog.write(work, urgent=urgent)
         await self._feed.catch_up()
+        if left is not None:
+            await self._note_ended(name, left)
         return record
+
+    async def _note_ended(self, name: str, until: datetime) -> None:
+        """All these tokens are dead already; here their rows follow, as far as there is room."""
+        with contextlib.suppress(StoreUnavailableError):
+            while await self._catalog.write(lambda tx: end_tokens(tx, Kind.SERVICE, name, until)):
+                pass
 
 
 def _new(tx: Transaction, name: str) -> ServiceRecord:

@@ -14,10 +14,16 @@ from dox_core_store.errors import ConfigurationError, InternalError
 from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
-from dox_core_store.server.domain.key import State, VersionRecord, fresh_key
+from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord, fresh_key
 from dox_core_store.server.ports import Found, Transaction, Vault
 
-__all__ = ["CHECKPOINT_KEY", "keep_secret", "open_secret", "signing_key_address"]
+__all__ = [
+    "CHECKPOINT_KEY",
+    "forget_secret",
+    "keep_secret",
+    "open_secret",
+    "signing_key_address",
+]
 
 
 def _address(name: str) -> KeyAddress:
@@ -52,6 +58,14 @@ def keep_secret(
     )
     tx.put(key)
     tx.put(version)
+
+
+def forget_secret(tx: Transaction, address: KeyAddress) -> None:
+    """Erase what is at ``address``, if there is anything."""
+    key = tx.get(KeyRecord, path=address.path, environment=address.environment)
+    if key is not None:
+        tx.remove(VersionRecord, key_id=key.key_id)
+        tx.remove(KeyRecord, key_id=key.key_id)
 
 
 def open_secret(vault: Vault, store_id: str, address: KeyAddress, found: Found | None) -> bytes:

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.envelope import KEY_BYTES, NONCE_BYTES
+from dox_core_store.server.domain.limit import Bucket
 
 __all__ = ["Prepared", "ValueCache"]
 
@@ -28,8 +29,8 @@ _OVERHEAD_BYTES = 700
 class Prepared:
     """One version, ready to be sent once it may be. ``sealed`` opens only with its cache."""
 
-    __slots__ = ("address", "context", "environment", "etag", "expires_seconds", "ledger_path",
-                 "nonce", "number", "sealed", "version_id")  # fmt: skip
+    __slots__ = ("address", "bucket", "context", "environment", "etag", "expires_seconds",
+                 "ledger_path", "nonce", "number", "sealed", "version_id")  # fmt: skip
 
     def __init__(
         self,
@@ -40,8 +41,11 @@ class Prepared:
         expires_at: datetime | None,
         nonce: bytes,
         sealed: bytes,
+        bucket: Bucket | None = None,
     ) -> None:
         self.address = address
+        self.bucket = bucket
+        """The limit of the key, where it has one of its own."""
         self.environment = address.environment
         self.ledger_path = str(address)
         self.version_id = version_id

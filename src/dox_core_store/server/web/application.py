@@ -47,9 +47,12 @@ def build_application(
     def refuse(_request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         return _response(desk.problem(_translated(error)))
 
+    rows = list(routes)
+    addresses = dict.fromkeys([*(route.address for route in rows), *pages])
     application: Any = Litestar(
         route_handlers=[
-            *(_endpoint(route, desk) for route in routes),
+            *map(_no_options, addresses),  # first, or the framework has its own by then
+            *(_endpoint(route, desk) for route in rows),
             *(_page(address, page) for address, page in pages.items()),
             *(_other(address, other) for address, other in (others or {}).items()),
         ],
@@ -100,11 +103,23 @@ def _page(address: str, page: Page) -> HTTPRouteHandler:
     return HTTPRouteHandler(address, http_method=HttpMethod.GET, name=f"GET {address}")(handle)
 
 
+def _no_options(address: str) -> HTTPRouteHandler:
+    """The framework would answer OPTIONS itself: to anyone, in a form of its own, and without the
+    methods that the door takes."""
+
+    async def handle() -> None:
+        raise MethodNotAllowedException
+
+    return HTTPRouteHandler(address, http_method=HttpMethod.OPTIONS, name=f"OPTIONS {address}")(
+        handle
+    )
+
+
 def _other(address: str, application: Application) -> ASGIRouteHandler:
     async def handle(scope: Any, receive: Any, send: Any) -> None:
         await application(scope, receive, send)
 
-    return ASGIRouteHandler(address, name=address, is_mount=False)(handle)
+    return ASGIRouteHandler(address, name=address, is_mount=False, copy_scope=False)(handle)
 
 
 def _response(answered: Answered) -> Response[Any]:

@@ -19,6 +19,7 @@ from dox_core_store.server.domain.ledger import Action, Entry, Status
 from dox_core_store.server.ports import Ledger
 from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
+from dox_core_store.server.web.form import MAX_FORM_BYTES, parse_form
 from dox_core_store.server.web.problem import (
     internal_error,
     problem_body,
@@ -39,7 +40,12 @@ from dox_core_store.wire import encode
 __all__ = ["Answered", "Call", "Desk", "Reply", "Route"]
 
 _SHOWN_CHARACTERS = 256
+_UNAVAILABLE = 500
 _PLACE = re.compile(r"\{(\w+):str\}")
+_UNRECORDED = frozenset({"ledger_unavailable", "overloaded"})
+"""The ledger has just refused an entry of this request: a second one would wait for it as long
+again, and the caller with it."""
+
 _ANONYMOUS = Caller("anonymous", (), "", "", "")
 
 
@@ -61,7 +67,8 @@ class Reply(NamedTuple):
 
 class Route(NamedTuple):
     """One row of the API. ``statuses[0]`` is the usual success; ``is_read`` puts the read itself on
-    record before it is told."""
+    record before it is told; one that ``is_open`` needs no token; the body of one that ``is_form``
+    is a form."""
 
     method: str
     address: str
@@ -73,6 +80,8 @@ class Route(NamedTuple):
     statuses: tuple[int, ...] = (200,)
     parameters: tuple[str, ...] = ()
     is_read: bool = False
+    is_open: bool = False
+    is_form: bool = False
     media_type: str = "application/json"
 
     def subject(self, path: Mapping[str, str]) -> str:
@@ -104,7 +113,9 @@ class Desk:
         stamp: Callable[[], str],
         store_id: str,
         report: Callable[[BaseException, str], None],
+        address_of: Callable[[Scope], str],
     ) -> None:
+        self._address_of = address_of
         self._authenticator = authenticator
         self._ledger = ledger
         self._refusals = refusals
@@ -117,28 +128,36 @@ class Desk:
         self, route: Route, path: Mapping[str, str], scope: Scope, receive: Receive
     ) -> Answered:
         """Answer one request to ``route``."""
-        client = scope.get("client")
         caller = _ANONYMOUS._replace(
-            request_id=self._request_ids(), ip_address=client[0] if client else ""
+            request_id=self._request_ids(), ip_address=self._address_of(scope)
         )
         try:
             heard = hear(scope["headers"])
             caller = caller._replace(
                 user_agent=heard.user_agent, correlation_id=heard.correlation_id
             )
-            caller = _known(
+            if not route.is_open:
+                caller = _known(
+                    await self._authenticator.authenticate(
+                        bearer(heard.authorization), caller.ip_address
+                    ),
+                    caller,
+                )
+            _check_spelling(route, path, scope)
+            query, body = _query(route, scope), await _body(route, receive)
+            # The body may have taken its time: is the caller still theirs?
+            if not (route.is_read or route.is_open):
                 await self._authenticator.authenticate(
                     bearer(heard.authorization), caller.ip_address
-                ),
-                caller,
-            )
-            _check_spelling(route, path, scope)
-            call = Call(caller, path, _query(route, scope), await _body(route, receive))
+                )
+            call = Call(caller, path, query, body)
             reply = await route.handle(call)
             if route.is_read:
                 await self._ledger.commit([self._entry(route, call.path, caller, None)])
         except DoxStoreError as error:
-            return await self._refused(route, path, caller, error)
+            known: Principal | None = getattr(error, "bearer", None)
+            who = caller if known is None else _known(known, caller)
+            return await self._refused(route, path, who, error)
         except Exception as error:  # noqa: BLE001 - told as a fault of ours, and reported
             self._report(error, caller.request_id)
             return await self._refused(route, path, caller, internal_error())
@@ -163,18 +182,22 @@ class Desk:
         self, route: Route, path: Mapping[str, str], caller: Caller, error: DoxStoreError
     ) -> Answered:
         try:
-            await self._refusals.record(self._entry(route, path, caller, error))
+            if error.code not in _UNRECORDED:
+                await self._refusals.record(self._entry(route, path, caller, error))
         except DoxStoreError as unrecorded:
             error = unrecorded
         problem = problem_document(error, self._store_id, caller.request_id)
+        if route.is_form and problem.status < _UNAVAILABLE:
+            problem.error = error.extra.get("error", "invalid_request")  # RFC 6749, 5.2
         return Answered(problem.status, problem_headers(problem), problem_body(problem))
 
     def _entry(
         self, route: Route, path: Mapping[str, str], caller: Caller, error: DoxStoreError | None
     ) -> Entry:
+        told = getattr(error, "told", None)
         return Entry(
             timestamp=self._stamp(),
-            service_name=caller.name,
+            service_name=caller.name if told is None else told.name,
             key_path=route.subject(path)[:_SHOWN_CHARACTERS],
             action=route.action,
             status=Status.GRANTED if error is None else status_of(error),
@@ -183,7 +206,7 @@ class Desk:
             user_agent=caller.user_agent,
             token_id=caller.token_id,
             correlation_id=caller.correlation_id,
-            reason=None if error is None else error.code,
+            reason=None if error is None else error.code if told is None else told.reason,
         )
 
 
@@ -191,7 +214,12 @@ def _known(principal: Principal, caller: Caller) -> Caller:
     """``caller``, now that it is known who it is. A service has no roles."""
     known = principal.known
     roles = tuple(known.roles) if isinstance(known, OperatorRecord) else ()
-    return caller._replace(name=principal.name, roles=roles, token_id=principal.claims.token_id)
+    return caller._replace(
+        name=principal.name,
+        roles=roles,
+        token_id=principal.claims.token_id,
+        signed_in=principal.claims.signed_in,
+    )
 
 
 def _check_spelling(route: Route, path: Mapping[str, str], scope: Scope) -> None:
@@ -225,5 +253,7 @@ def _query(route: Route, scope: Scope) -> dict[str, str]:
 
 
 async def _body(route: Route, receive: Receive) -> Any:
+    if route.is_form and route.body is not None:
+        return parse_form(route.body, await read_body(receive, MAX_FORM_BYTES))
     raw = await read_body(receive)
     return None if route.body is None else parse(route.body, raw or b"{}")

@@ -20,15 +20,14 @@ from dox_core_store.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
 )
-from dox_core_store.server.domain.key import VersionRecord
 from dox_core_store.server.domain.ledger import Action, Entry
-from dox_core_store.server.domain.limit import Verdict
 from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
-from dox_core_store.server.usecases.registry import KnownService
 from dox_core_store.server.usecases.reveal import Asked, Reveal
 from dox_core_store.server.web.door_metrics import DoorMetrics
+from dox_core_store.server.web.holder import Holders
+from dox_core_store.server.web.limit_headers import limit_headers, of_key, tightest
 from dox_core_store.server.web.problem import (
     internal_error,
     problem_body,
@@ -36,25 +35,26 @@ from dox_core_store.server.web.problem import (
     problem_headers,
 )
 from dox_core_store.server.web.request import (
+    ONCE,
     Heard,
     Receive,
     RequestIds,
     Scope,
     Send,
-    bearer,
+    credentials,
     hear,
     parse,
     read_body,
 )
 from dox_core_store.wire import BatchRequest, encode
 
-__all__ = ["Door", "render_key"]
+__all__ = ["Door"]
 
 _PREFIX = b"/v1/keys/"
 _BATCH = b"/v1/keys/batch-get"
 _TOLD = (b"/versions", b"/description")
 _BEHIND = re.compile(
-    rb"/v1/keys/[^/]+(?:/(?:versions|description|describe|propose|promote|rollback|retire|revoke"
+    rb"/v1/keys/[^/]+(?:/(?:versions|description|describe|limit|propose|promote|rollback|retire|revoke"
     rb"|destroy|expire|extend))?"
 )
 """What under the prefix the framework may answer: writes, and what is told without a value."""
@@ -86,7 +86,11 @@ class Door:
         stamp: Callable[[], str],
         store_id: str,
         report: Callable[[BaseException, str], None],
+        address_of: Callable[[Scope], str],
+        holders: Holders,
     ) -> None:
+        self._address_of = address_of
+        self._holders = holders
         self._application = application
         self._authenticator = authenticator
         self._decisions = decisions
@@ -137,22 +141,25 @@ class Door:
     async def _tell(self, error: DoxStoreError, send: Send, request_id: str) -> str:
         problem = problem_document(error, self._store_id, request_id)
         headers = problem_headers(problem) + getattr(error, "limits", [])
+        if problem.code == "nonce_needed":
+            headers.append(self._holders.nonce())
         await _send(send, problem.status, headers, problem_body(problem))
         return problem.code
 
     async def _get(self, scope: Scope, _receive: Receive, send: Send, request_id: str) -> int:
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
+        address = self._address_of(scope)
         try:
             heard = hear(scope["headers"])
-            token = bearer(heard.authorization)
-            authenticator = self._authenticator
-            principal = authenticator.at_hand(token)
+            token, with_proof = credentials(heard.authorization)
+            principal = None if with_proof else self._authenticator.at_hand(token)
             if principal is None:
-                principal = await authenticator.authenticate(token, _address(scope))
+                proof = self._holders.shown(scope, heard) if with_proof else None
+                principal = await self._authenticator.authenticate(token, address, proof)
         except DoxStoreError as error:
-            await self._refuse_stranger(scope, path, request_id, error)
+            await self._refuse_stranger(scope, address, path, request_id, error)
             raise
-        asked = _asked(scope, heard, request_id)
+        asked = _asked(address, heard, request_id)
         number = None
         if scope["query_string"] or scope["method"] != "GET":
             try:
@@ -164,15 +171,17 @@ class Door:
         try:
             found = await self._reveal.one(principal, path, number, asked, verdict)
         except DoxStoreError as error:
-            error.limits = _limits(principal, verdict)  # type: ignore[attr-defined]
+            error.limits = limit_headers(verdict, of_key(error))  # type: ignore[attr-defined]
             raise
         headers = [
             _JSON,
             _NO_STORE,
             (b"etag", found.etag),
             (b"x-request-id", request_id.encode()),
-            *_limits(principal, verdict),
+            *limit_headers(verdict, found.verdict),
         ]
+        if with_proof:
+            headers.append(self._holders.nonce())
         if heard.if_none_match == found.etag:
             await _send(send, 304, headers[1:], b"")
             return 0
@@ -181,33 +190,14 @@ class Door:
         return 1
 
     async def _batch(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
-        try:
-            heard = hear(scope["headers"])
-            principal = await self._authenticator.authenticate(
-                bearer(heard.authorization), _address(scope)
-            )
-        except DoxStoreError as error:
-            await self._refuse_stranger(scope, "batch-get", request_id, error)
-            raise
-        asked = _asked(scope, heard, request_id)
-        try:
-            if scope["method"] != "POST":
-                raise MethodNotAllowedError("method_not_allowed", "batch-get takes POST.")
-            if scope["query_string"]:
-                raise InvalidRequestError("invalid_parameter", "batch-get takes no parameters.")
-            paths = _batch_paths(await read_body(receive, _MAX_BATCH_BYTES))
-            # The body may have taken its time: who asks must still be who they were.
-            await self._authenticator.authenticate(bearer(heard.authorization), _address(scope))
-        except DoxStoreError as error:
-            await self._refuse(principal.name, "batch-get", asked, error)
-            raise
+        principal, asked, paths, with_proof = await self._asked_for(scope, receive, request_id)
         verdict = self._decisions.limit(principal, len(paths))
-        limits = _limits(principal, verdict)
         try:
             found = await self._reveal.many(principal, paths, asked, verdict)
         except DoxStoreError as error:
-            error.limits = limits  # type: ignore[attr-defined]
+            error.limits = limit_headers(verdict)  # type: ignore[attr-defined]
             raise
+        limits = limit_headers(verdict, tightest(found))
         items, values = [], 0
         for path, each in zip(paths, found, strict=True):
             if isinstance(each, DoxStoreError):
@@ -217,34 +207,77 @@ class Door:
                 items.append({"asked": path, "key": msgspec.Raw(each.body)})
                 values += 1
         headers = [_JSON, _NO_STORE, (b"x-request-id", request_id.encode()), *limits]
+        if with_proof:
+            headers.append(self._holders.nonce())
         await _send(send, 200, headers, encode({"keys": items}))
         return values
+
+    async def _asked_for(
+        self, scope: Scope, receive: Receive, request_id: str
+    ) -> tuple[Principal, Asked, list[str], bool]:
+        """Who asks for which keys at once, and whether with a proof."""
+        address = self._address_of(scope)
+        body = proof = None
+        try:
+            heard = hear(scope["headers"])
+            token, with_proof = credentials(heard.authorization)
+            if with_proof:  # the body is part of what is proven, and so comes first
+                body = await read_body(receive, _MAX_BATCH_BYTES)
+                proof = self._holders.shown(scope, heard, body)
+            principal = await self._authenticator.authenticate(token, address, proof)
+        except DoxStoreError as error:
+            await self._refuse_stranger(scope, address, "batch-get", request_id, error)
+            raise
+        asked = _asked(address, heard, request_id)
+        try:
+            if scope["method"] != "POST":
+                raise MethodNotAllowedError("method_not_allowed", "batch-get takes POST.")
+            if scope["query_string"]:
+                raise InvalidRequestError("invalid_parameter", "batch-get takes no parameters.")
+            if body is None:
+                body = await read_body(receive, _MAX_BATCH_BYTES)
+                # It may have taken its time: who asks must still be who they were.
+                await self._authenticator.authenticate(token, address)
+            paths = _batch_paths(body)
+        except DoxStoreError as error:
+            await self._refuse(principal.name, "batch-get", asked, error)
+            raise
+        return principal, asked, paths, with_proof
 
     async def _malformed(
         self, scope: Scope, _receive: Receive, _send: Send, request_id: str
     ) -> int:
         """An address under the door's prefix that names no key: refused, never decoded."""
         path = scope["raw_path"][len(_PREFIX) :].decode("latin-1")
+        address = self._address_of(scope)
         try:
             heard = hear(scope["headers"])
-            principal = await self._authenticator.authenticate(
-                bearer(heard.authorization), _address(scope)
-            )
+            token, with_proof = credentials(heard.authorization)
+            proof = self._holders.shown(scope, heard) if with_proof else None
+            principal = await self._authenticator.authenticate(token, address, proof)
         except DoxStoreError as error:
-            await self._refuse_stranger(scope, path, request_id, error)
+            await self._refuse_stranger(scope, address, path, request_id, error)
             raise
         refused = InvalidRequestError("malformed_path", f"{path[:80]!a} is not a key path.")
         action = Action.PUT if scope["method"] == "PUT" else Action.GET
-        asked = _asked(scope, heard, request_id)
+        asked = _asked(address, heard, request_id)
         await self._refuse(principal.name, path, asked, refused, action)
         raise refused
 
     async def _refuse_stranger(
-        self, scope: Scope, path: str, request_id: str, error: DoxStoreError
+        self, scope: Scope, address: str, path: str, request_id: str, error: DoxStoreError
     ) -> None:
-        """Put a refused token on record: under its address, for it has no name."""
-        headers = [each for each in scope["headers"] if each[0] != b"authorization"]
-        await self._refuse(_NOBODY, path, _asked(scope, hear(headers), request_id), error)
+        """Put a refused token on record: under its address, for it has no name; under its own
+        where it is good, and came from elsewhere or without its key."""
+        headers = [each for each in scope["headers"] if each[0] not in ONCE]
+        known = getattr(error, "bearer", None)
+        await self._refuse(
+            _NOBODY if known is None else known.name,
+            path,
+            _asked(address, hear(headers), request_id),
+            error,
+            token_id=None if known is None else known.token_id,
+        )
 
     async def _refuse(
         self,
@@ -253,6 +286,7 @@ class Door:
         asked: Asked,
         error: DoxStoreError,
         action: Action = Action.GET,
+        token_id: str | None = None,
     ) -> None:
         await self._refusals.record(
             Entry(
@@ -264,40 +298,15 @@ class Door:
                 request_id=asked.request_id,
                 ip_address=asked.ip_address,
                 user_agent=asked.user_agent,
+                token_id=token_id,
                 correlation_id=asked.correlation_id,
                 reason=error.code,
             )
         )
 
 
-def render_key(ceiling_seconds: int, grace_seconds: int) -> Callable[..., bytes]:
-    """How a version becomes the body of `wire.KeyValue`."""
-
-    def render(address: Any, version: VersionRecord, value: bytes) -> bytes:
-        return encode(
-            {
-                "key_path": address.path,
-                "environment": address.environment,
-                "version": version.number,
-                "version_id": version.version_id,
-                "state": version.state,
-                "value": value.decode(),
-                "expires_at": version.expires_at,
-                "cache_ttl_ceiling_seconds": ceiling_seconds,
-                "outage_grace_seconds": grace_seconds,
-            }
-        )
-
-    return render
-
-
-def _address(scope: Scope) -> str:
-    client = scope["client"]
-    return client[0] if client else ""
-
-
-def _asked(scope: Scope, heard: Heard, request_id: str) -> Asked:
-    return Asked(request_id, _address(scope), heard.user_agent, heard.correlation_id, heard.reason)
+def _asked(address: str, heard: Heard, request_id: str) -> Asked:
+    return Asked(request_id, address, heard.user_agent, heard.correlation_id, heard.reason)
 
 
 def _version(scope: Scope) -> int | None:
@@ -317,17 +326,6 @@ def _batch_paths(body: bytes) -> list[str]:
     if not 1 <= len(paths) <= _MAX_BATCH:
         raise InvalidRequestError("invalid_field", f"key_paths takes 1 to {_MAX_BATCH} paths.")
     return paths
-
-
-def _limits(principal: Principal, verdict: Verdict | None) -> list[tuple[bytes, bytes]]:
-    """``RateLimit`` headers (draft-ietf-httpapi-ratelimit-headers-10)."""
-    if verdict is None or not isinstance(principal.known, KnownService):
-        return []
-    reset = int(verdict.reset_seconds + 0.999)
-    return [
-        (b"ratelimit-policy", principal.known.bucket.policy),
-        (b"ratelimit", b'"service";r=%d;t=%d' % (verdict.remaining, reset)),
-    ]
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

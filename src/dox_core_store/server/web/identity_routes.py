@@ -1,56 +1,28 @@
-"""Routes on tokens, services, grants and environments."""
+"""Routes on services, grants and environments."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from dox_core_store import wire
-from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.domain.access import GrantRecord, ServiceRecord
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.domain.limit import Rate
+from dox_core_store.server.domain.limit import rate_of
 from dox_core_store.server.usecases.environment import Environments
 from dox_core_store.server.usecases.grant import Grants
 from dox_core_store.server.usecases.service import Services
-from dox_core_store.server.usecases.token import Tokens
 from dox_core_store.server.web.desk import Call, Reply, Route
 from dox_core_store.server.web.key_routes import page_limit
 
-__all__ = ["identity_routes"]
+__all__ = ["grant_answer", "identity_routes"]
 
 
 def identity_routes(
     *,
-    tokens: Tokens,
     services: Services,
     grants: Grants,
     environments: Environments,
     default_environment: str,
 ) -> list[Route]:
     """The rows for who may do what."""
-
-    async def issue(call: Call) -> Reply:
-        body: wire.TokenRequest = call.body
-        issued = await tokens.issue(
-            call.caller,
-            body.service_name,
-            expires_in=body.expires_in,
-            environment=body.environment,
-        )
-        return Reply(
-            wire.TokenIssued(
-                token=Sensitive(issued.token),
-                token_type="Bearer",  # noqa: S106 - RFC 6750's name, not a secret
-                token_id=issued.claims.token_id,
-                service_name=issued.claims.name,
-                environment=issued.claims.environment or default_environment,
-                expires_at=datetime.fromtimestamp(issued.claims.expires_at, UTC),
-            )
-        )
-
-    async def revoke_token(call: Call) -> Reply:
-        await tokens.revoke(call.caller, call.path["token_id"], call.body.reason)
-        return Reply(None)
 
     async def register(call: Call) -> Reply:
         body: wire.ServiceRequest = call.body
@@ -60,6 +32,7 @@ def identity_routes(
             description=body.description,
             required_keys=body.required_keys,
             environment=body.environment,
+            reason=body.reason,
         )
         return Reply(_service(done.record, done.granted), 201 if done.created else 200)
 
@@ -93,7 +66,7 @@ def identity_routes(
             effect=body.effect,
             reason=body.reason,
         )
-        return Reply(_grant(record))
+        return Reply(grant_answer(record))
 
     async def ungrant(call: Call) -> Reply:
         await grants.remove(call.caller, call.path["grant_id"], call.query.get("reason"))
@@ -104,7 +77,7 @@ def identity_routes(
         service, cursor = call.query.get("service_name"), call.query.get("cursor")
         found = await grants.page(call.caller, service, cursor, size)
         more = found[-1].grant_id if len(found) == size else None
-        return Reply(wire.Page(items=[_grant(record) for record in found], next_cursor=more))
+        return Reply(wire.Page(items=[grant_answer(record) for record in found], next_cursor=more))
 
     async def add_environment(call: Call) -> Reply:
         body: wire.EnvironmentRequest = call.body
@@ -125,12 +98,6 @@ def identity_routes(
     service, reason = "/v1/services/{service_name:str}", wire.ReasonRequest
     pages = ("cursor", "limit")
     return [
-        Route("POST", "/v1/tokens", Action.ISSUE_TOKEN, "Issue a service token", issue,
-              body=wire.TokenRequest, answer=wire.TokenIssued, statuses=(201,)),
-        Route("POST", "/tokens", Action.ISSUE_TOKEN, "Issue a service token (the same)", issue,
-              body=wire.TokenRequest, answer=wire.TokenIssued, statuses=(201,)),
-        Route("POST", "/v1/tokens/{token_id:str}/revoke", Action.REVOKE_TOKEN,
-              "Kill one token at once", revoke_token, body=reason, statuses=(204,)),
         Route("GET", "/v1/services", Action.LIST, "List services", list_services,
               answer=wire.Page[wire.Service], parameters=pages, is_read=True),
         Route("POST", "/v1/services", Action.REGISTER, "Register a service, or update it",
@@ -157,7 +124,7 @@ def identity_routes(
 
 
 def _service(record: ServiceRecord, granted: list[str] | None = None) -> wire.Service:
-    rate = Rate(record.limit_count, record.limit_period_seconds, record.limit_burst)
+    rate = rate_of(record)
     return wire.Service(
         service_name=record.name,
         description=record.description,
@@ -172,7 +139,8 @@ def _service(record: ServiceRecord, granted: list[str] | None = None) -> wire.Se
     )
 
 
-def _grant(record: GrantRecord) -> wire.Grant:
+def grant_answer(record: GrantRecord) -> wire.Grant:
+    """A grant as the API tells it."""
     return wire.Grant(
         grant_id=record.grant_id,
         service_name=record.service,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from dox_core_store import wire
 from dox_core_store.server.domain.key import ImportRecord
 from dox_core_store.server.domain.ledger import Action
@@ -13,8 +11,8 @@ from dox_core_store.server.web.desk import Call, Reply, Route
 __all__ = ["import_routes"]
 
 
-def import_routes(imports: Imports, sweep_soon: Callable[[], None]) -> list[Route]:
-    """The rows for imports; ``sweep_soon`` is told when one has ended."""
+def import_routes(imports: Imports) -> list[Route]:
+    """The rows for imports."""
 
     async def open_import(call: Call) -> Reply:
         return Reply(_import(await imports.open(call.caller)))
@@ -28,12 +26,10 @@ def import_routes(imports: Imports, sweep_soon: Callable[[], None]) -> list[Rout
 
     async def commit(call: Call) -> Reply:
         done = await imports.commit(call.caller, call.path["import_id"], call.body.reason)
-        sweep_soon()
         return Reply(_import(done))
 
     async def abort(call: Call) -> Reply:
-        done = await imports.abort(call.caller, call.path["import_id"])
-        sweep_soon()
+        done = await imports.abort(call.caller, call.path["import_id"], call.body.reason)
         return Reply(_import(done))
 
     one = "/v1/imports/{import_id:str}"

@@ -13,8 +13,10 @@ from dox_core_store.errors import InvalidRequestError
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.key import State, VersionRecord
 from dox_core_store.server.domain.ledger import Action
+from dox_core_store.server.domain.limit import rate_of
 from dox_core_store.server.ports import KeyRow
 from dox_core_store.server.usecases.key import Keys
+from dox_core_store.server.usecases.key_limit import KeyLimits
 from dox_core_store.server.usecases.key_list import KeyList
 from dox_core_store.server.usecases.key_upkeep import Description, KeyUpkeep
 from dox_core_store.server.usecases.key_version import KeyVersions
@@ -38,10 +40,15 @@ def page_limit(call: Call) -> int:
 
 
 def key_routes(
-    *, keys: Keys, versions: KeyVersions, upkeep: KeyUpkeep, lists: KeyList
+    *,
+    keys: Keys,
+    versions: KeyVersions,
+    upkeep: KeyUpkeep,
+    limits: KeyLimits,
+    lists: KeyList,
 ) -> list[Route]:
     """The rows for keys."""
-    return [*_storing(keys), *_ending(versions), *_telling(lists, upkeep)]
+    return [*_storing(keys), *_ending(versions), *_telling(lists, upkeep, limits)]
 
 
 def _storing(keys: Keys) -> list[Route]:
@@ -180,7 +187,7 @@ def _ending(versions: KeyVersions) -> list[Route]:
     ]  # fmt: skip
 
 
-def _telling(lists: KeyList, upkeep: KeyUpkeep) -> list[Route]:
+def _telling(lists: KeyList, upkeep: KeyUpkeep, limits: KeyLimits) -> list[Route]:
     """What is told of keys, and what is said of them."""
 
     async def listing(call: Call) -> Reply:
@@ -216,6 +223,27 @@ def _telling(lists: KeyList, upkeep: KeyUpkeep) -> list[Route]:
         )
         return await _described(call, *address)
 
+    async def limit(call: Call) -> Reply:
+        body: wire.KeyLimitRequest = call.body
+        address = await limits.set(
+            call.caller,
+            call.path["key_path"],
+            body.limit,
+            body.burst,
+            environment=body.environment,
+            reason=body.reason,
+        )
+        return await _described(call, *address)
+
+    async def unlimit(call: Call) -> Reply:
+        address = await limits.remove(
+            call.caller,
+            call.path["key_path"],
+            environment=call.query.get("environment"),
+            reason=call.query.get("reason"),
+        )
+        return await _described(call, *address)
+
     async def _described(call: Call, path: str, environment: str | None) -> Reply:
         row, found = await lists.one(call.caller, path, environment)
         versions = [_version(each) for each in found]
@@ -233,6 +261,10 @@ def _telling(lists: KeyList, upkeep: KeyUpkeep) -> list[Route]:
               is_read=True),
         Route("POST", f"{_ONE}/describe", Action.DESCRIBE, "Say whose a key is and what it keeps",
               describe, body=wire.DescribeRequest, answer=wire.KeyDescription),
+        Route("PUT", f"{_ONE}/limit", Action.LIMIT, "Limit how fast all services may read a key",
+              limit, body=wire.KeyLimitRequest, answer=wire.KeyDescription),
+        Route("DELETE", f"{_ONE}/limit", Action.LIMIT, "Take a key's own limit away", unlimit,
+              answer=wire.KeyDescription, parameters=("environment", "reason")),
     ]  # fmt: skip
 
 
@@ -264,6 +296,7 @@ def _version(version: VersionRecord) -> wire.KeyVersion:
 def _summary(row: KeyRow) -> dict[str, Any]:
     """The members of a `wire.KeySummary`."""
     key, head, upkeep = row.key, row.head, row.upkeep
+    rate = None if row.limit is None else rate_of(row.limit)
     pending = State.PENDING if row.proposed else None
     return {
         "key_path": key.path,
@@ -278,6 +311,8 @@ def _summary(row: KeyRow) -> dict[str, Any]:
         "expires_at": None if head is None else head.expires_at,
         "keep_versions": None if upkeep is None else upkeep.keep_versions,
         "unverified_since": None if upkeep is None else upkeep.unverified_since,
+        "limit": None if rate is None else str(rate),
+        "burst": None if rate is None else rate.burst,
     }
 
 

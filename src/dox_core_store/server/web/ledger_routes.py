@@ -10,6 +10,7 @@ from dox_core_store.errors import InvalidRequestError
 from dox_core_store.server.domain.access import Permission, require
 from dox_core_store.server.domain.ledger import FORMAT, Action
 from dox_core_store.server.ports import LedgerFilter, LedgerReader, StoredEntry
+from dox_core_store.server.usecases.ledger import HandedOut
 from dox_core_store.server.web.desk import Call, Reply, Route
 from dox_core_store.server.web.key_routes import page_limit
 
@@ -19,7 +20,7 @@ _NAMES = ("service_name", "key_path", "prefix", "environment", "action", "status
           "ip_address", "request_id")  # fmt: skip
 
 
-def ledger_routes(reader: LedgerReader) -> list[Route]:
+def ledger_routes(reader: LedgerReader, handed_out: HandedOut) -> list[Route]:
     """The rows for the ledger."""
 
     async def search(call: Call) -> Reply:
@@ -33,6 +34,13 @@ def ledger_routes(reader: LedgerReader) -> list[Route]:
         found, more = await reader.search(wanted, call.query.get("cursor"), size)
         return Reply(wire.Page(items=[ledger_record(each) for each in found], next_cursor=more))
 
+    async def since(call: Call) -> Reply:
+        key_path, moment = call.query.get("key_path"), _time(call, "since")
+        if key_path is None or moment is None:
+            raise InvalidRequestError("invalid_parameter", "key_path and since are needed.")
+        environment, cursor = call.query.get("environment"), call.query.get("cursor")
+        return Reply(await handed_out.since(call.caller, key_path, environment, moment, cursor))
+
     async def export(call: Call) -> Reply:
         require(call.caller.roles, Permission.READ_LEDGER)
         return Reply(_lines(reader))
@@ -41,6 +49,10 @@ def ledger_routes(reader: LedgerReader) -> list[Route]:
         Route("GET", "/v1/ledger", Action.READ_LEDGER, "Search the ledger, newest first", search,
               answer=wire.Page[wire.LedgerRecord],
               parameters=(*_NAMES, "since", "until", "cursor", "limit"), is_read=True),
+        Route("GET", "/v1/ledger/since", Action.READ_LEDGER,
+              "Who was handed a key since a time, and until when they could serve it", since,
+              answer=wire.HandedPage, parameters=("key_path", "environment", "since", "cursor"),
+              is_read=True),
         Route("GET", "/v1/ledger/export", Action.READ_LEDGER,
               "Every entry in stored order, as JSON Lines", export, answer=wire.LedgerRecord,
               is_read=True, media_type="application/x-ndjson"),
@@ -61,7 +73,7 @@ def ledger_record(stored: StoredEntry) -> wire.LedgerRecord:
 
 async def _lines(reader: LedgerReader) -> AsyncIterator[bytes]:
     async for entries in reader.export():
-        yield b"".join(wire.encode(ledger_record(each)) + b"\n" for each in entries)
+        yield b"".join(wire.encode_line(ledger_record(each)) + b"\n" for each in entries)
 
 
 def _time(call: Call, name: str) -> datetime | None:

@@ -21,11 +21,12 @@ __all__ = ["openapi_document"]
 
 _REFUSALS = {
     "GET": ("400", "401", "403", "429", "503"),
-    "POST": ("400", "401", "403", "404", "409", "413", "503"),
-    "PUT": ("400", "401", "403", "409", "413", "503"),
-    "DELETE": ("400", "401", "403", "404", "503"),
+    "POST": ("400", "401", "403", "404", "409", "413", "429", "503"),
+    "PUT": ("400", "401", "403", "409", "413", "429", "503"),
+    "DELETE": ("400", "401", "403", "404", "429", "503"),
 }
 _PARAMETER = re.compile(r"\{(\w+)(?::str)?\}")
+_JSON, _FORM = "application/json", "application/x-www-form-urlencoded"
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 
 
@@ -136,8 +137,11 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     if route.body is not None:
         operation["requestBody"] = {
             "required": True,
-            "content": {"application/json": {"schema": schemas[str(route.body)]}},
+            "content": {_FORM if route.is_form else _JSON: {"schema": schemas[str(route.body)]}},
         }
+    if route.is_open:
+        operation["security"] = []
+        operation["responses"] |= _problems("429")
     return operation
 
 

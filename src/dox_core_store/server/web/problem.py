@@ -14,6 +14,13 @@ PROBLEM_TYPE = "/docs/errors#"
 allows."""
 
 _RETRY_SECONDS = 1
+_CHALLENGES = {
+    "token_missing": b"Bearer",
+    "proof_needed": b'DPoP algs="ES256", error="invalid_token"',
+    "proof_invalid": b'DPoP algs="ES256", error="invalid_dpop_proof"',
+    "nonce_needed": b'DPoP algs="ES256", error="use_dpop_nonce"',
+}
+"""RFC 6750, 3; RFC 9449, 7.1 and 9."""
 
 
 def problem_document(error: DoxStoreError, store_id: str, request_id: str) -> Problem:
@@ -42,9 +49,7 @@ def problem_headers(problem: Problem) -> list[tuple[bytes, bytes]]:
         (b"x-request-id", problem.request_id.encode()),
     ]
     if problem.status == 401:
-        challenge = (
-            b"Bearer" if problem.code == "token_missing" else b'Bearer error="invalid_token"'
-        )
+        challenge = _CHALLENGES.get(problem.code, b'Bearer error="invalid_token"')
         headers.append((b"www-authenticate", challenge))
     if problem.status in (429, 503):
         seconds = problem.retry_after_seconds

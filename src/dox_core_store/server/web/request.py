@@ -22,12 +22,14 @@ from dox_core_store.wire import decode
 __all__ = [
     "BODY_SECONDS",
     "MAX_BODY_BYTES",
+    "ONCE",
     "Heard",
     "Receive",
     "RequestIds",
     "Scope",
     "Send",
     "bearer",
+    "credentials",
     "hear",
     "parse",
     "read_body",
@@ -46,6 +48,8 @@ MAX_BODY_BYTES = 16 * 1024 * 1024
 
 _MAX_HEADER_CHARACTERS = 256
 _AUTHORIZATION = b"authorization"
+ONCE = (_AUTHORIZATION, b"dpop")
+"""Headers that speak for who asks, and so may be there once."""
 _CALL = "call"
 REASONS = {reason.encode(): reason for reason in (_CALL, "refresh", "startup")}
 """Why a client reads, by its ``X-Read-Reason`` header; anything else is a call."""
@@ -66,6 +70,7 @@ class Heard(msgspec.Struct, frozen=True, gc=False):
     """The headers that matter. ``authorization`` is None if absent, and refused if repeated."""
 
     authorization: bytes | None
+    proof: bytes | None
     user_agent: str
     correlation_id: str | None
     reason: str
@@ -75,15 +80,18 @@ class Heard(msgspec.Struct, frozen=True, gc=False):
 def hear(headers: Sequence[tuple[bytes, bytes]]) -> Heard:
     """Pick what matters out of ``headers``, bounded in length.
 
-    Raises `AuthenticationError` ``token_invalid`` for a repeated Authorization header: two readers
-    of one request could believe different ones.
+    Raises `AuthenticationError` ``token_invalid`` where one of `ONCE` is repeated: two readers of
+    one request could believe different ones.
     """
     found = dict(headers)
-    if len(found) != len(headers) and sum(name == _AUTHORIZATION for name, _ in headers) > 1:
+    if len(found) != len(headers) and any(
+        sum(name == once for name, _ in headers) > 1 for once in ONCE
+    ):
         raise AuthenticationError("token_invalid", "The token is not valid here.")
     correlation, reason = found.get(b"x-request-id"), found.get(b"x-read-reason")
     return Heard(
         found.get(_AUTHORIZATION),
+        found.get(b"dpop"),
         found.get(b"user-agent", b"")[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
         None if correlation is None else correlation[:_MAX_HEADER_CHARACTERS].decode("latin-1"),
         _CALL if reason is None else REASONS.get(reason, _CALL),
@@ -100,10 +108,22 @@ def bearer(authorization: bytes | None) -> bytes:
     return authorization[7:]
 
 
+def credentials(authorization: bytes | None) -> tuple[bytes, bool]:
+    """The token of an Authorization header, and whether it came as DPoP (RFC 9449, 7.1).
+
+    Raises `AuthenticationError`."""
+    if authorization is not None and authorization[:5].lower() == b"dpop ":
+        if len(authorization) == 5:
+            raise AuthenticationError("token_invalid", "The token is not valid here.")
+        return authorization[5:], True
+    return bearer(authorization), False
+
+
 async def read_body(receive: Receive, limit: int = MAX_BODY_BYTES) -> bytes:
     """The whole body, bounded in size and time.
 
-    Raises `PayloadTooLargeError` ``body_too_large``, `StoreUnavailableError` ``timed_out``.
+    Raises `PayloadTooLargeError` ``body_too_large``, `StoreUnavailableError` ``timed_out``,
+    `InvalidRequestError` ``malformed_json`` for one that breaks off.
     """
     try:
         async with asyncio.timeout(BODY_SECONDS):
@@ -142,7 +162,8 @@ async def _read(receive: Receive, limit: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] != "http.request":
-            raise StoreUnavailableError("timed_out", "The connection ended inside the body.")
+            # The caller left, or its chunks cannot be read: never a reason to come back later.
+            raise InvalidRequestError("malformed_json", "The body breaks off, or is badly chunked.")
         chunk = message.get("body", b"")
         size += len(chunk)
         if size > limit:

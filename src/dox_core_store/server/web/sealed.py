@@ -57,7 +57,9 @@ class SealDesk:
         enter: Enter,
         store_id: str,
         report: Callable[[BaseException, str], None],
+        address_of: Callable[[Scope], str],
     ) -> None:
+        self._address_of = address_of
         self._status = status
         self._enter = enter
         self._store_id = store_id
@@ -98,8 +100,7 @@ class SealDesk:
             if scope["query_string"]:  # a secret in an address would end up in logs
                 raise InvalidRequestError("invalid_parameter", "This takes no parameters.")
             request = parse(wire.UnsealRequest, await read_body(receive, _MAX_ENTRY_BYTES))
-            client = scope["client"]
-            return await self._enter(request, client[0] if client else "")
+            return await self._enter(request, self._address_of(scope))
         if path in SEAL_ADDRESSES:
             raise MethodNotAllowedError("method_not_allowed", "This address takes another method.")
         raise NotFoundError("address_not_found", "Nothing lives at this address.")

@@ -29,6 +29,8 @@ TABLES = (
     "spelling",
     *(str(table.name) for table in tables.RECORDS.values()),
     "key_read",
+    "service_call",
+    "token_use",
     "ledger_stream",
     "ledger_block",
 )

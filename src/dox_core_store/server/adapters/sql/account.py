@@ -17,6 +17,7 @@ from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.domain.key import State
 from dox_core_store.server.domain.ledger import Action, Entry, is_changes, parse_canonical
 from dox_core_store.server.usecases.registry import subject
+from dox_core_store.server.usecases.signing_key import is_compromise
 
 __all__ = ["Account"]
 
@@ -45,6 +46,9 @@ class Account:
         self._services: dict[str, _Principal] = {}
         self._operators: dict[str, _Principal] = {}
         self._tokens: set[str] = set()
+        self._issuers: dict[str, bool] = {}
+        self._trusts: set[str] = set()
+        self._signing_keys: set[str] = set()
 
     def follow(self, connection: sa.Connection) -> Iterator[int]:
         """Read every `changes` stream, oldest epoch first; yields how many entries were read."""
@@ -82,6 +86,12 @@ class Account:
             self._take_operator(action, path.removeprefix(_OPERATORS), entry.reason)
         elif action == Action.REVOKE_TOKEN:
             self._tokens.add(path.removeprefix(_TOKENS))
+        elif action in (Action.ADD_ISSUER, Action.DISABLE_ISSUER):
+            self._issuers[path.removeprefix(_ISSUERS)] = action == Action.DISABLE_ISSUER
+        elif action == Action.UNTRUST:
+            self._trusts.add((entry.reason or "").partition(":")[0])
+        elif action == Action.ROTATE_SIGNING_KEY and is_compromise(entry.reason):
+            self._signing_keys.add(path.removeprefix(_SIGNING_KEYS))
 
     def _take_service(self, action: str, name: str, reason: str | None) -> None:
         found = self._services.setdefault(name, _Principal())
@@ -109,7 +119,7 @@ class Account:
         elif action == Action.ADD_OPERATOR:
             found.generation += found.ended
             found.ended = False
-            found.roles = reason
+            found.roles = None if reason is None else reason.partition(": ")[0]
 
     def compare(self, connection: sa.Connection) -> Iterator[str]:
         """What the catalog says otherwise, in words. The same moment as `follow`, please."""
@@ -117,6 +127,7 @@ class Account:
         yield from self._key_heads(connection)
         yield from self._access(connection)
         yield from self._people(connection)
+        yield from self._others(connection)
 
     def _versions(self, connection: sa.Connection) -> Iterator[str]:
         version, grave = tables.version.c, tables.tombstone.c
@@ -185,10 +196,28 @@ class Account:
         for token_id in connection.execute(query).scalars():
             if token_id in self._tokens:
                 yield f"token {token_id} was revoked, and its row says nothing of it"
+        key = tables.signing_key.c
+        for kid in connection.execute(
+            sa.select(key.kid).where(key.compromised_at.is_(None))
+        ).scalars():
+            if kid in self._signing_keys:
+                yield f"signing key {kid} was compromised, and its row says nothing of it"
+
+    def _others(self, connection: sa.Connection) -> Iterator[str]:
+        issuer, trust = tables.issuer.c, tables.issuer_trust.c
+        query = sa.select(issuer.name).where(issuer.disabled_at.is_(None))
+        for name in connection.execute(query).scalars():
+            if self._issuers.get(name, False):
+                yield f"issuer {name} was disabled, and its row says nothing of it"
+        for trust_id in connection.execute(sa.select(trust.trust_id)).scalars():
+            if trust_id in self._trusts:
+                yield f"trust {trust_id} was taken back, and is there"
 
 
 _ADDRESS = (tables.key.c.path, tables.key.c.environment)
-_SERVICES, _OPERATORS, _TOKENS = (subject(kind, "") for kind in ("services", "operators", "tokens"))
+_SERVICES, _OPERATORS, _TOKENS, _SIGNING_KEYS, _ISSUERS = (
+    subject(kind, "") for kind in ("services", "operators", "tokens", "signing_keys", "issuers")
+)
 
 
 def _as_dead(state: str, said: State) -> bool:

@@ -38,7 +38,8 @@ VERSION = len(_KEY.selected)
 """Where, in a row of these statements, the version begins that stands behind its key."""
 
 LAST_READ = VERSION + len(_VERSION.selected)
-"""Where, in a row of a page, the time of the last read stands."""
+"""Where, in a row of a page, the times of the last read stand: of the last call of any service,
+and the one that the release before noted."""
 
 _PATH, _ENVIRONMENT = (_KEY.names.index(each) for each in KeyAddress._fields)
 
@@ -103,7 +104,7 @@ def _ranges(prefix: str | None) -> list[tuple[str, str | None]]:
 @once
 def page(dialect: type[sa.Dialect], shape: tuple[str, ...]) -> str:
     """A stretch's keys with their heads and the time of the last read, up to a limit."""
-    key, read = tables.key.c, tables.key_read.c
+    key, read, call = tables.key.c, tables.key_read.c, tables.service_call.c
     path = {"from": key.path >= _given(), "behind": key.path > _given()}
     conditions: dict[str, Any] = {
         **path,
@@ -114,8 +115,13 @@ def page(dialect: type[sa.Dialect], shape: tuple[str, ...]) -> str:
     joined = _with_version(_VERSION.table.c.version_id == key.head).outerjoin(
         tables.key_read, (read.path == key.path) & (read.environment == key.environment)
     )
+    called = (
+        sa.select(sa.func.max(call.last_called_at))
+        .where(call.path == key.path, call.environment == key.environment)
+        .scalar_subquery()
+    )
     query = (
-        sa.select(*_KEY.selected, *_VERSION.selected, read.last_read_at)
+        sa.select(*_KEY.selected, *_VERSION.selected, called, read.last_read_at)
         .select_from(joined)
         .where(*(conditions[each] for each in shape))
         .order_by(key.path, key.environment)

@@ -8,7 +8,7 @@ be then.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -16,13 +16,20 @@ import sqlalchemy as sa
 from msgspec.structs import replace
 
 from dox_core_store.key_path import KeyAddress
-from dox_core_store.server.adapters.sql import key_queries, tables
+from dox_core_store.server.adapters.sql import (
+    key_queries,
+    tables,
+    token_queries,
+    use_queries,
+)
 from dox_core_store.server.adapters.sql.driver import Driver
-from dox_core_store.server.adapters.sql.records import RecordReader, instant
-from dox_core_store.server.domain.access import TokenRecord
+from dox_core_store.server.adapters.sql.records import RecordReader, instant, shape_of
+from dox_core_store.server.adapters.sql.use_queries import CallsPage
+from dox_core_store.server.domain.access import TokenBindingRecord, TokenRecord
 from dox_core_store.server.domain.key import (
     Act,
     ImportRecord,
+    KeyLimitRecord,
     KeyRecord,
     State,
     UpkeepRecord,
@@ -30,7 +37,7 @@ from dox_core_store.server.domain.key import (
     next_state,
 )
 from dox_core_store.server.domain.ledger import parse_canonical
-from dox_core_store.server.ports import Change, Found, KeyRow
+from dox_core_store.server.ports import Change, Found, KeyRow, TokenFilter, TokenRow, TokenSpan
 
 __all__ = ["SqlReader"]
 
@@ -79,7 +86,14 @@ class SqlReader:
         return found
 
     def page(self, kind: type[Record], after: str | None, limit: int, **where: Any) -> list[Record]:
-        return self._records.read_all(kind, self._driver.find(kind, where, limit, after))
+        shape, found = shape_of(kind), list[Record]()
+        while True:
+            wanted = limit - len(found)
+            rows = self._driver.find(kind, where, wanted, after)
+            found += self._records.read_all(kind, rows)
+            if len(rows) < wanted or len(found) == limit:
+                return found
+            after = rows[-1][shape.identity]  # rows that did not count must not end the page
 
     def versions(self, key_id: int) -> list[VersionRecord]:
         versions = self._records.read_all(
@@ -99,6 +113,36 @@ class SqlReader:
             key_queries.live_tokens(self._driver.dialect), (tables.Instant.microseconds(now),)
         )
         return {record.token_id for record in self._records.read_all(TokenRecord, rows)}
+
+    def tokens(self, wanted: TokenFilter, after: str | None, limit: int) -> list[TokenRow]:
+        rows = token_queries.page(self._driver, wanted, after, limit)
+        found = [(self._records.read(TokenRecord, row), used_at) for row, used_at in rows]
+        tokens = [(token, used_at) for token, used_at in found if token is not None]
+        ids = [token.token_id for token, _ in tokens]
+        bindings = {
+            each.token_id: each
+            for each in self._records.read_all(
+                TokenBindingRecord, self._driver.find_among(TokenBindingRecord, "token_id", ids, {})
+            )
+        }
+        return [TokenRow(token, bindings.get(token.token_id), at) for token, at in tokens]
+
+    def token_span(self, since: datetime, until: datetime | None, now: datetime) -> TokenSpan:
+        return token_queries.span(self._driver, since, until, now)
+
+    def token_uses(self, token_ids: Sequence[str]) -> dict[str, datetime]:
+        return use_queries.token_uses(self._driver, token_ids)
+
+    def calls(
+        self, service: str, prefix: str | None, environment: str, since: datetime, first: str
+    ) -> CallsPage:
+        return use_queries.calls(self._driver, service, prefix, environment, since, first)
+
+    def callers(self, environment: str, since: datetime, first: str) -> tuple[set[str], str | None]:
+        return use_queries.callers(self._driver, environment, since, first)
+
+    def last_calls(self, address: KeyAddress) -> dict[str, datetime]:
+        return use_queries.last_calls(self._driver, address)
 
     def environments(self) -> list[str]:
         name = tables.environment.c.name
@@ -134,13 +178,14 @@ class SqlReader:
                     took_effect[key.staged_import] = self._is_settled(key)
                 if took_effect[key.staged_import]:
                     head = self._staged(key)
-            at = row[key_queries.LAST_READ]
-            yield KeyRow(key, head, None if at is None else instant(at))
+            at = [each for each in row[key_queries.LAST_READ :] if each is not None]
+            yield KeyRow(key, head, instant(max(at)) if at else None)
 
     def _described(self, rows: list[KeyRow]) -> list[KeyRow]:
         """``rows`` with what is said of their keys beside their versions."""
         ids = [row.key.key_id for row in rows]
         upkeep = {each.key_id: each for each in self._among(UpkeepRecord, ids)}
+        limits = {each.key_id: each for each in self._among(KeyLimitRecord, ids)}
         bare = {
             row.key.key_id: row.key.staged_head
             for row in rows
@@ -152,7 +197,11 @@ class SqlReader:
             if each.version_id != bare[each.key_id]
         }
         return [
-            row._replace(upkeep=upkeep.get(key_id), proposed=key_id in proposed)
+            row._replace(
+                upkeep=upkeep.get(key_id),
+                proposed=key_id in proposed,
+                limit=limits.get(key_id),
+            )
             for key_id, row in zip(ids, rows, strict=True)
         ]
 

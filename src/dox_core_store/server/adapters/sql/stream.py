@@ -11,7 +11,6 @@ import base64
 import contextlib
 import secrets
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -36,7 +35,7 @@ __all__ = ["CHECKPOINT_INTERVAL_SECONDS", "LedgerStream"]
 CHECKPOINT_INTERVAL_SECONDS = 1.0
 
 Insert = Callable[[tuple[Any, ...]], tuple[int, int]]
-"""Commits one row of ``ledger_block`` (stream, first and last seq, first time, prev, head, body),
+"""Commits one row of ``ledger_block`` (stream, first and last seq, time, prev, head, body),
 and returns its id and the head of the change feed at that commit."""
 
 
@@ -62,6 +61,9 @@ class LedgerStream:
         self._checkpoint_at = clock.monotonic() + CHECKPOINT_INTERVAL_SECONDS
         self.unsigned = False
         """Whether anything, here or in ``changes``, was committed since the last checkpoint."""
+        self.signed_change = 0
+        """How far the last committed checkpoint covers ``changes``."""
+        self._signing_change = 0
 
     @property
     def name(self) -> str:
@@ -103,12 +105,15 @@ class LedgerStream:
             line, after = after.extend([checkpoint])
             body = body + b"\n" + line if body else line
             written.append(checkpoint)
-        first_at = tables.Instant.microseconds(datetime.fromisoformat(written[0].timestamp))
+        # When it is written, not the time of its first entry: searches bisect by it, and an entry
+        # may have been kept for long.
+        at = tables.Instant.microseconds(self._clock.now())
         block_id, feed_head = insert(
-            (chain.stream, chain.seq + 1, after.seq, first_at, chain.head, after.head, body)
+            (chain.stream, chain.seq + 1, after.seq, at, chain.head, after.head, body)
         )
         if signing:
             self._checkpoint_at = now + CHECKPOINT_INTERVAL_SECONDS
+            self.signed_change = self._signing_change
         self.unsigned = not signing
         self._chain = after
         return block_id, feed_head, written
@@ -174,6 +179,7 @@ class LedgerStream:
                 tables.ledger_stream.c.stream == self.changes
             )
         ).one()
+        self._signing_change = rows.last_seq
         heads = {
             self.changes: (rows.last_seq, rows.head.hex()),
             ours.stream: (ours.seq, ours.head.hex()),

@@ -20,6 +20,7 @@ from dox_core_store.server.domain.access import (
     TokenRecord,
 )
 from dox_core_store.server.domain.epoch import EpochRecord
+from dox_core_store.server.domain.issuer import IssuerRecord, PersonRecord, TrustRecord
 from dox_core_store.server.domain.key import (
     ImportRecord,
     KeyLimitRecord,
@@ -28,7 +29,7 @@ from dox_core_store.server.domain.key import (
     UpkeepRecord,
     VersionRecord,
 )
-from dox_core_store.server.domain.token import SigningKeyRecord
+from dox_core_store.server.domain.signing_key import SigningKeyRecord
 
 __all__ = ["FEED", "READABLE_BY", "RECORDS", "SCHEMAS", "Instant", "metadata"]
 
@@ -319,6 +320,41 @@ token_use = sa.Table(
     _instant("last_used_at"),
     sqlite_with_rowid=False,
 )
+issuer = sa.Table(
+    "issuer",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("url"),
+    _text("audience"),
+    _instant("created_at"),
+    _text("created_by"),
+    _instant("disabled_at", nullable=True),
+    _blob("mac"),
+)
+issuer_trust = sa.Table(
+    "issuer_trust",
+    metadata,
+    sa.Column("trust_id", sa.Text, primary_key=True),
+    _text("issuer"),
+    _text("kind"),
+    _text("name"),
+    _optional("environment"),
+    sa.Column("roles", sa.JSON, nullable=False),
+    sa.Column("claims", sa.JSON, nullable=False),
+    _number("max_seconds"),
+    _instant("created_at"),
+    _text("created_by"),
+    _blob("mac"),
+)
+person = sa.Table(
+    "person",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    _text("issuer"),
+    _text("subject"),
+    _instant("created_at"),
+    _blob("mac"),
+)
 signing_key = sa.Table(
     "signing_key",
     metadata,
@@ -397,5 +433,8 @@ RECORDS: dict[type, sa.Table] = {
     OperatorRecord: operator,
     TokenRecord: token,
     TokenBindingRecord: token_binding,
+    IssuerRecord: issuer,
+    TrustRecord: issuer_trust,
+    PersonRecord: person,
     SigningKeyRecord: signing_key,
 }

@@ -151,6 +151,12 @@ class SqlTransaction:
     def note(self, name: str, detail: Mapping[str, Any]) -> None:
         note_event(self._connection, name, self._now, detail)
 
+    def follow(self, name: str, block_id: int, head: str) -> None:
+        cursor = tables.ledger_cursor
+        self._connection.execute(sa.delete(cursor).where(cursor.c.name == name))
+        self._connection.execute(sa.insert(cursor).values(name=name, block_id=block_id))
+        self.note(name, {"head": head})
+
     def keep_up(self) -> None:
         """Seal and make MACs under the newest key from here on: as soon as there is a new one,
         nothing may be written under another. Raises `DoxStoreError` where it cannot be opened."""

@@ -8,7 +8,7 @@ the one writer; awaiting one costs the loop nothing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
@@ -17,9 +17,18 @@ import sqlalchemy as sa
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.adapters.sql.reader import SqlReader
 from dox_core_store.server.adapters.sql.transaction import RecordReader
+from dox_core_store.server.adapters.sql.use_queries import CallsPage
 from dox_core_store.server.adapters.sqlite.writer import SqliteWriter, unavailable
 from dox_core_store.server.domain.key import VersionRecord
-from dox_core_store.server.ports import Change, Found, KeyRow, Work
+from dox_core_store.server.ports import (
+    Change,
+    Found,
+    KeyRow,
+    TokenFilter,
+    TokenRow,
+    TokenSpan,
+    Work,
+)
 
 __all__ = ["SqliteCatalog"]
 
@@ -76,6 +85,44 @@ class SqliteCatalog:
 
     async def live_tokens(self, now: datetime) -> set[str]:
         return await self._in_thread(lambda reader: reader.live_tokens(now))
+
+    async def tokens(self, wanted: TokenFilter, after: str | None, limit: int) -> list[TokenRow]:
+        return await self._in_thread(lambda reader: reader.tokens(wanted, after, limit))
+
+    async def token_span(self, since: datetime, until: datetime | None, now: datetime) -> TokenSpan:
+        return await self._in_thread(lambda reader: reader.token_span(since, until, now))
+
+    async def token_uses(self, token_ids: Sequence[str]) -> dict[str, datetime]:
+        return await self._in_thread(lambda reader: reader.token_uses(token_ids))
+
+    async def calls(
+        self, service: str, prefix: str | None, environment: str, since: datetime
+    ) -> AsyncIterator[list[str]]:
+        def stretch(reader: SqlReader) -> CallsPage:
+            return reader.calls(service, prefix, environment, since, first)
+
+        first = ""
+        while True:
+            page = await self._in_thread(stretch)
+            if page.paths:
+                yield page.paths
+            if page.next_path is None:
+                return
+            first = page.next_path
+
+    async def callers(self, environment: str, since: datetime) -> set[str]:
+        def stretch(reader: SqlReader) -> tuple[set[str], str | None]:
+            return reader.callers(environment, since, first or "")
+
+        found: set[str] = set()
+        first: str | None = ""
+        while first is not None:
+            services, first = await self._in_thread(stretch)
+            found |= services
+        return found
+
+    async def last_calls(self, address: KeyAddress) -> dict[str, datetime]:
+        return await self._in_thread(lambda reader: reader.last_calls(address))
 
     async def environments(self) -> list[str]:
         return await self._in_thread(SqlReader.environments)

@@ -26,21 +26,20 @@ from dox_core_store.server.adapters.sql.custody_event import read_event
 from dox_core_store.server.adapters.sql.migrate import current_revision
 from dox_core_store.server.adapters.sql.reader import SqlReader
 from dox_core_store.server.adapters.sql.root_rotation import waiting_slots
-from dox_core_store.server.adapters.sql.search import Block, decode_block
+from dox_core_store.server.adapters.sql.shipping import ShippedUpTo, shipped_up_to
 from dox_core_store.server.adapters.sqlite.history import newest_entry
+from dox_core_store.server.adapters.sqlite.ledger_inspection import LedgerInspection
 from dox_core_store.server.adapters.sqlite.store import OpenedStore
 from dox_core_store.server.domain.envelope import Binding, DamagedSealError
 from dox_core_store.server.domain.epoch import EpochRecord, needs_review
-from dox_core_store.server.domain.ledger import is_changes
 from dox_core_store.server.domain.seal import SlotKind
-from dox_core_store.server.ports import Found, StoredEntry
+from dox_core_store.server.ports import Found
 from dox_core_store.server.usecases.backup import BACKUP, DRILL
 from dox_core_store.server.usecases.store_secret import CHECKPOINT_KEY, open_secret
 
 __all__ = ["Condition", "Custody", "StoreInspection", "checkpoint_keys", "public_checkpoint_key"]
 
 _ROWS = 1_000
-_BLOCKS = 500
 
 
 class Condition(NamedTuple):
@@ -70,10 +69,11 @@ class Custody(NamedTuple):
     drill_at: datetime | None
 
 
-class StoreInspection:
+class StoreInspection(LedgerInspection):
     """Over one opened store; each question on a connection of its own."""
 
     def __init__(self, store: OpenedStore) -> None:
+        super().__init__(store.engine)
         self._store = store
 
     def condition(self) -> Condition:
@@ -112,6 +112,11 @@ class StoreInspection:
                 backup_at=None if backup is None else backup[0],
                 drill_at=None if drill is None else drill[0],
             )
+
+    def shipped(self) -> list[ShippedUpTo]:
+        """How far each destination has the ledger."""
+        with self._store.engine.connect() as connection:
+            return shipped_up_to(connection)
 
     def count_values(self) -> int:
         """How many versions have a sealed value."""
@@ -168,41 +173,6 @@ class StoreInspection:
                     for row in rows:
                         self._store.records.record(kind, row)
                     yield len(rows)
-
-    def count_blocks(self) -> int:
-        """How many blocks the ledger has now."""
-        with self._store.engine.connect() as connection:
-            return _count(connection, tables.ledger_block)
-
-    def heads(self) -> dict[str, tuple[int, bytes]]:
-        """Last ``seq`` and hash of every stream whose end the store knows: closed, or `changes`."""
-        stream = tables.ledger_stream.c
-        query = sa.select(stream.stream, stream.last_seq, stream.head, stream.closed_at)
-        with self._store.engine.connect() as connection:
-            return {
-                row.stream: (row.last_seq, row.head)
-                for row in connection.execute(query)
-                if row.closed_at is not None or is_changes(row.stream)
-            }
-
-    def blocks(self) -> Iterator[list[StoredEntry]]:
-        """Every block's entries, in stored order. Raises ``ValueError`` at an unreadable one."""
-        block = tables.ledger_block.c
-        after = 0
-        with self._store.engine.connect() as connection:
-            while True:
-                query = (
-                    sa.select(block.block_id, block.stream, block.prev, block.head, block.body)
-                    .where(block.block_id > after)
-                    .order_by(block.block_id)
-                    .limit(_BLOCKS)
-                )
-                rows = connection.execute(query).all()
-                if not rows:
-                    return
-                for row in rows:
-                    yield decode_block(Block(*row))
-                after = rows[-1].block_id
 
 
 def public_checkpoint_key(store: OpenedStore) -> wire.CheckpointKey:

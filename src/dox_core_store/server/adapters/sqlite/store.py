@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import msgspec
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
@@ -52,10 +51,16 @@ from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Ring
 from dox_core_store.server.domain.ledger import CHANGES, Action, changes_stream, genesis
 from dox_core_store.server.domain.seal import Slot, UnlockedRoot
-from dox_core_store.server.domain.token import SigningKeyRecord
+from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.ports import Clock, Transaction, Work
 from dox_core_store.server.usecases.operator import add_operator
 from dox_core_store.server.usecases.registry import subject
+from dox_core_store.server.usecases.signing_key import (
+    MadeKey,
+    Signing,
+    current_key,
+    enter_signing_key,
+)
 from dox_core_store.server.usecases.store_secret import (
     CHECKPOINT_KEY,
     keep_secret,
@@ -63,7 +68,14 @@ from dox_core_store.server.usecases.store_secret import (
     signing_key_address,
 )
 
-__all__ = ["OpenedStore", "Start", "create_store", "open_store", "stored_slots"]
+__all__ = [
+    "OpenedStore",
+    "Start",
+    "create_store",
+    "ledger_only",
+    "open_store",
+    "stored_slots",
+]
 
 Result = TypeVar("Result")
 
@@ -83,7 +95,7 @@ class OpenedStore(NamedTuple):
     unlocked: UnlockedRoot
     records: RecordReader
     vault: EmbeddedVault
-    signer: TokenSigner
+    signing: Signing
     checkpoint_key: Ed25519PrivateKey
     history: History
 
@@ -181,6 +193,23 @@ def stored_slots(folder: Path) -> tuple[str, list[Slot]]:
         raise _unusable(folder, error) from error
 
 
+def ledger_only(folder: Path, file: str) -> tuple[str, sa.Engine]:
+    """The id of a store whose database is ``file`` in ``folder``, and an engine that only reads it:
+    for a copy's ledger, nothing is opened.
+
+    Raises `ConfigurationError` ``store_missing``, ``store_newer``, ``store_damaged``.
+    """
+    if not (folder / file).is_file():
+        raise ConfigurationError("store_missing", f"There is no store in {folder}.")
+    engine = open_engine(folder, file=file, read_only=True)
+    try:
+        with engine.connect() as connection:
+            check_schema(connection)
+            return connection.execute(sa.select(tables.store.c.store_id)).scalar_one(), engine
+    except sa.exc.SQLAlchemyError as error:
+        raise _unusable(folder, error) from error
+
+
 class Start(NamedTuple):
     """What a server brings, which is going to write: a clock to be checked (and put right by what
     is forgiven), unless it is accepted as it is, and the leave to go on where history was lost.
@@ -233,7 +262,7 @@ def open_store(
             bury_the_dead(connection, records)
             vault = EmbeddedVault(opened.ring, alarm)
             reader = SqlReader(connection=connection, records=records)
-            kid = _current_kid(reader)
+            kid = current_key(reader.page(SigningKeyRecord, None, 1_000)).kid
             pem = open_secret(
                 vault,
                 opened.store_id,
@@ -255,7 +284,12 @@ def open_store(
         unlocked=opened.unlocked,
         records=records,
         vault=vault,
-        signer=TokenSigner(kid=kid, private_pem=pem),
+        signing=Signing(
+            store_id=opened.store_id,
+            vault=vault,
+            signer=_signer(kid, pem),
+            make=_signer,
+        ),
         checkpoint_key=Ed25519PrivateKey.from_private_bytes(checkpoint),
         history=history,
     )
@@ -299,7 +333,7 @@ def _fill(
     mark_buried(connection, now)
     connection.exec_driver_sql("COMMIT")
     vault = EmbeddedVault(opened.ring, _no_alarm)
-    kid, pem, jwk = generate_signing_key()
+    made = MadeKey(*generate_signing_key())
     checkpoint = Ed25519PrivateKey.generate().private_bytes_raw()
 
     def work(tx: Transaction) -> None:
@@ -307,16 +341,7 @@ def _fill(
             caller,
             {"action": Action.INIT, "key_path": subject("stores", opened.store_id)},
         )
-        tx.put(
-            SigningKeyRecord(
-                kid=kid,
-                public_jwk=msgspec.json.encode(jwk).decode(),
-                created_at=tx.now,
-                retired_at=None,
-                compromised_at=None,
-            )
-        )
-        keep_secret(tx, caller, vault, store_id, signing_key_address(kid), pem)
+        enter_signing_key(tx, caller, vault, store_id, made, at=tx.now)
         keep_secret(tx, caller, vault, store_id, CHECKPOINT_KEY, checkpoint)
         add_operator(tx, caller, operator, roles)
 
@@ -345,13 +370,8 @@ def _transact(
     return result
 
 
-def _current_kid(reader: SqlReader) -> str:
-    """The newest signing key that signs."""
-    records = reader.page(SigningKeyRecord, None, 1_000)
-    signing = [r for r in records if r.retired_at is None and r.compromised_at is None]
-    if not signing:
-        raise ConfigurationError("store_damaged", "The store has no usable signing key.")
-    return max(signing, key=lambda record: record.created_at).kid
+def _signer(kid: str, pem: bytes) -> TokenSigner:
+    return TokenSigner(kid=kid, private_pem=pem)
 
 
 def _unusable(folder: Path, error: Exception) -> ConfigurationError:

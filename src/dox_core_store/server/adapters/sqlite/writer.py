@@ -25,6 +25,7 @@ from dox_core_store.server.adapters.sql.postings import Postings
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
 from dox_core_store.server.adapters.sqlite.ballast import Disk
+from dox_core_store.server.adapters.sqlite.files import OpenFiles
 from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.ports import Clock, Work
 
@@ -76,6 +77,14 @@ def _full() -> StoreUnavailableError:
     )
 
 
+def _lost(names: str) -> StoreUnavailableError:
+    return StoreUnavailableError(
+        "ledger_unavailable",
+        f"The store's files were deleted or replaced under the server: {names}. Nothing was"
+        " revealed.",
+    )
+
+
 class SqliteWriter:
     """See the module. ``start`` opens the process's stream; ``stop`` closes it."""
 
@@ -87,6 +96,7 @@ class SqliteWriter:
         stream: LedgerStream,
         clock: Clock,
         disk: Disk,
+        files: OpenFiles,
         outcome: Outcome,
         on_death: Callable[[BaseException], None],
     ) -> None:
@@ -95,6 +105,7 @@ class SqliteWriter:
         self._stream = stream
         self._clock = clock
         self._disk = disk
+        self._files = files
         self._outcome = outcome
         self._on_death = on_death
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
@@ -114,6 +125,7 @@ class SqliteWriter:
             self._disk.insist(lambda: self._stream.open(self._connection, reason))
         except sa.exc.DBAPIError as error:
             raise unavailable(error) from error
+        self._files.note()
         self._postings = Postings(self._connection)
         if not self._disk.is_full:
             self._drain(self._postings.catch_up())
@@ -141,6 +153,11 @@ class SqliteWriter:
         is done on a full disk too, as long as the ballast lasts."""
         self._jobs.put(lambda: self._transact(work, done, urgent=urgent))
 
+    def settle(self, work: Callable[[sa.Connection], None], change: int, done: Done) -> None:
+        """Run ``work``, which is no mutation, in a transaction, once a checkpoint covers the change
+        feed up to ``change``; ``done`` gets whether one did yet."""
+        self._jobs.put(lambda: self._settle(work, change, done))
+
     def index(self) -> None:
         """Write the search index of what was committed since the last time."""
         self._jobs.put(lambda: self._index(self._postings.flush()))
@@ -165,12 +182,13 @@ class SqliteWriter:
             raise
         while self._pending:  # what a fault refuses leaves the queue too
             self._append_pending()
-        with contextlib.suppress(sa.exc.DBAPIError):  # a full disk must not keep us from ending
-            self._stream.close(self._connection)
+        if not self._files.are_lost():  # another server may have closed our stream already
+            with contextlib.suppress(sa.exc.DBAPIError):  # a full disk must not keep us from ending
+                self._stream.close(self._connection)
         self._connection.close()
 
     def _sign(self) -> None:
-        if self._stream.unsigned or self._faulty:
+        if self._stream.unsigned or self._faulty or self._files.are_lost():
             self._append_pending(signing=True)
 
     def _append_pending(self, *, signing: bool = False) -> None:
@@ -186,6 +204,9 @@ class SqliteWriter:
             self._signalled = True
             self._jobs.put(self._append_pending)
         ticket = taken[-1].ticket if taken else 0
+        if self._files.are_lost():
+            self._refuse(taken, ticket, _lost(self._files.lost))
+            return
         if self._disk.refuses():
             self._refuse(taken, ticket, _full())
             return
@@ -201,7 +222,11 @@ class SqliteWriter:
         self._disk.wrote()
         self._kept.clear()
         self._outcome(ticket, feed_head, None)
-        self._postings.add(block_id, written)
+        self._postings.add(block_id, written, self._microseconds())
+
+    def _microseconds(self) -> int:
+        """The time as the database has it."""
+        return int(self._clock.seconds() * 1e6)
 
     def _refuse(self, taken: list[HandedOver], ticket: int, error: DoxStoreError) -> None:
         """What someone waits for is refused now; what nobody waits for is written later."""
@@ -218,6 +243,9 @@ class SqliteWriter:
 
     def _transact(self, work: Work[Any], done: Done, *, urgent: bool) -> None:
         disk = self._disk
+        if self._files.are_lost():  # what is urgent too: it would be lost with the file
+            done(None, _lost(self._files.lost))
+            return
         if not urgent and disk.refuses():
             done(None, _full())
             return
@@ -237,7 +265,7 @@ class SqliteWriter:
                 disk.wrote()
             if recorded is not None:
                 self._stream.unsigned = True
-                self._postings.add(*recorded)
+                self._postings.add(*recorded, self._microseconds())
             done(result, None)
 
     def _transaction(self, work: Work[Any]) -> tuple[Any, tuple[int, list[Entry]] | None]:
@@ -260,6 +288,26 @@ class SqliteWriter:
                 run("ROLLBACK")
             raise
         return result, recorded
+
+    def _settle(self, work: Callable[[sa.Connection], None], change: int, done: Done) -> None:
+        if self._stream.signed_change < change:
+            self._sign()
+        unsigned = self._stream.signed_change < change
+        if unsigned or self._files.are_lost() or self._disk.refuses():
+            done(False, None)  # noqa: FBT003 - the result
+            return
+        run = self._connection.exec_driver_sql
+        try:
+            run("BEGIN IMMEDIATE")
+            work(self._connection)
+            run("COMMIT")
+        except sa.exc.DBAPIError as error:
+            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
+                run("ROLLBACK")
+            self._disk.note(error)
+            done(None, unavailable(error))
+        else:
+            done(True, None)  # noqa: FBT003 - the result
 
     def _index(self, steps: Iterator[None]) -> None:
         """One step of writing the index; the next one queues behind whatever waits by then."""

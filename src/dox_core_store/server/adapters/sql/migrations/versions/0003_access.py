@@ -1,4 +1,6 @@
-"""Access: limits of keys, what tokens are bound to, when tokens and grants were last used."""
+"""Access: limits of keys, what binds tokens, when tokens and grants were last used, and whose
+tokens are taken in exchange for ours.
+"""
 
 from __future__ import annotations
 
@@ -45,4 +47,43 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("path", "environment", "service", name=op.f("pk_service_call")),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "issuer",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("audience", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("disabled_at", sa.BigInteger(), nullable=True),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_issuer")),
+    )
+    op.create_table(
+        "issuer_trust",
+        sa.Column("trust_id", sa.Text(), nullable=False),
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("environment", sa.Text(), nullable=True),
+        sa.Column("roles", sa.JSON(), nullable=False),
+        sa.Column("claims", sa.JSON(), nullable=False),
+        sa.Column("max_seconds", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("trust_id", name=op.f("pk_issuer_trust")),
+    )
+    op.create_table(
+        "person",
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("issuer", sa.Text(), nullable=False),
+        sa.Column("subject", sa.Text(), nullable=False),
+        sa.Column("created_at", sa.BigInteger(), nullable=False),
+        sa.Column("mac", sa.LargeBinary(), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_person")),
+    )
+    # What was written before has to stand in the new tables too: the index is made anew, once, at
+    # the start that follows.
+    op.execute("DELETE FROM ledger_posting")
+    op.execute("DELETE FROM ledger_cursor WHERE name = 'postings'")
     op.execute("UPDATE store SET readable_by = '0003:0001'")
