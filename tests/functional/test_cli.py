@@ -622,7 +622,7 @@ def test_the_doctor_finds_a_new_store_sound_but_with_one_slot_and_no_backup(
     assert set(found) == {
         "folder", "key file", "seal", "schema", "durability", "database", "records", "values",
         "ledger", "ledger and records", "sealing keys", "history", "epoch", "clock", "server",
-        "tokens",
+        "room", "shipping", "tokens",
     }  # fmt: skip
     told = cli(store, "doctor", DOXSTORE_PORT=str(store.port))
     assert f"answers at {store.url}" in told.stdout

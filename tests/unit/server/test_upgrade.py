@@ -60,6 +60,9 @@ IMPLIED = {
 }
 """New uniqueness on an old table that refuses nothing which an older release may write."""
 
+MADE_ANEW = ("ledger_posting", "ledger_cursor")
+"""The search index, which is written again at the next start."""
+
 
 class Strict(msgspec.Struct, forbid_unknown_fields=True):
     """A vector with a member that no test here looks at does not load."""
@@ -242,7 +245,8 @@ def test_every_row_is_there_and_its_mac_holds(
 ) -> None:
     with database(laid) as connection:
         for table, count in release.told.rows.items():
-            assert count_rows(connection, table) == count, table
+            if table not in MADE_ANEW:
+                assert count_rows(connection, table) == count, table
     assert sum(upgraded.inspection.check_records()) == upgraded.inspection.count_records()
     assert upgraded.alarms == []
 

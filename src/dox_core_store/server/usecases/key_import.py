@@ -40,7 +40,16 @@ from dox_core_store.server.ports import Catalog, Transaction, Vault
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.registry import Feed, subject
 
-__all__ = ["ABORTED", "MAX_SLICE", "OPEN", "Imports", "ToImport", "settle", "supersede"]
+__all__ = [
+    "ABORTED",
+    "MAX_SLICE",
+    "OPEN",
+    "Imports",
+    "ToImport",
+    "settle",
+    "settle_committed",
+    "supersede",
+]
 
 MAX_SLICE = 200
 """Keys in one slice."""
@@ -352,6 +361,13 @@ def settle(tx: Transaction, key: KeyRecord) -> KeyRecord:
         key = replace(key, last_number=number, staged_head=None, staged_import=None)
     tx.put(key)
     return key
+
+
+def settle_committed(tx: Transaction, key: KeyRecord) -> KeyRecord:
+    """``key`` as it is by an import that took effect; the stage of any other stays where it is."""
+    record = tx.get(ImportRecord, import_id=key.staged_import) if key.staged_import else None
+    took_effect = record is not None and record.status in (COMMITTED, SETTLED)
+    return settle(tx, key) if took_effect else key
 
 
 def _sweep(tx: Transaction, retention: Retention) -> bool:

@@ -88,7 +88,7 @@ class KeyLimits:
         change: Callable[[Transaction, KeyRecord], None],
     ) -> KeyAddress:
         def work(tx: Transaction) -> KeyAddress:
-            key = self._shelf.existing(tx, caller, path, environment)
+            key = self._shelf.told_of(tx, caller, path, environment)
             change(tx, key.record)
             key.entry(caller, Action.LIMIT, None, why)
             return key.address

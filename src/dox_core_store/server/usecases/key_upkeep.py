@@ -63,7 +63,7 @@ class KeyUpkeep:
             )
 
         def work(tx: Transaction) -> KeyRecord:
-            key = self._shelf.existing(tx, caller, path, environment)
+            key = self._shelf.told_of(tx, caller, path, environment)
             _take_over(tx, key, said)
             key.entry(caller, Action.DESCRIBE, None, reason)
             return key.record

@@ -28,7 +28,7 @@ from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.registry import Feed
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 
-__all__ = ["Asked", "KeyLimitedError", "Reveal", "Revealed"]
+__all__ = ["Asked", "Reveal", "Revealed", "key_limited", "verdict_of_key"]
 
 _ROUNDS = 3
 _entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
@@ -54,16 +54,20 @@ class Revealed(msgspec.Struct, frozen=True, gc=False):
     verdict: Verdict | None = None
 
 
-class KeyLimitedError(RateLimitError):
-    """Refused by the key's own limit; ``verdict`` is what that said."""
+def key_limited(verdict: Verdict) -> RateLimitError:
+    """Refused by the key's own limit, which said ``verdict``; `verdict_of_key` tells it again."""
+    return RateLimitError(
+        "rate_limited",
+        "Too many key requests: all services together are over the limit of this key.",
+        retry_after_seconds=math.ceil(verdict.retry_after_seconds or 0),
+        verdict_of_key=verdict,
+    )
 
-    def __init__(self, verdict: Verdict) -> None:
-        super().__init__(
-            "rate_limited",
-            "Too many key requests: all services together are over the limit of this key.",
-            retry_after_seconds=math.ceil(verdict.retry_after_seconds or 0),
-        )
-        self.verdict = verdict
+
+def verdict_of_key(error: DoxStoreError) -> Verdict | None:
+    """What the key's own limit said, if that is what refused."""
+    verdict: Verdict | None = error.extra.get("verdict_of_key")
+    return verdict
 
 
 class Reveal:
@@ -164,7 +168,7 @@ class Reveal:
         verdict = self._decisions.limit_key(principal, found)
         if verdict is None or verdict.allowed:
             return found, verdict
-        return KeyLimitedError(verdict), verdict
+        return key_limited(verdict), verdict
 
     async def _decide_again(
         self,
@@ -218,7 +222,7 @@ class Reveal:
     ) -> Prepared | DoxStoreError:
         """``after``, under the key's limit as it was: what was refused by it stays so, what was let
         through is not counted again, and what only now would be handed out is."""
-        if isinstance(before, KeyLimitedError):
+        if isinstance(before, DoxStoreError) and verdict_of_key(before) is not None:
             return before
         return after if isinstance(before, Prepared) else self._limit_key(principal, after)[0]
 

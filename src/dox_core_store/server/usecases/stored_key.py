@@ -23,7 +23,7 @@ from dox_core_store.server.domain.key import (
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
-from dox_core_store.server.usecases.key_import import settle, supersede
+from dox_core_store.server.usecases.key_import import settle, settle_committed, supersede
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.registry import Feed
 
@@ -156,6 +156,20 @@ class KeyShelf:
         if record is None:
             return None
         settled = settle(tx, record)
+        if settled.head != record.head:
+            self._retention.after_promotions(tx, caller, [settled])
+        return StoredKey(tx, address, settled)
+
+    def told_of(
+        self, tx: Transaction, caller: Caller, path: str, environment: str | None
+    ) -> StoredKey:
+        """The key at ``path``, for what is said of it: its versions stay as they are, also those
+        that an open import has staged. Raises ``key_not_found``."""
+        address = self.address(tx, path, environment)
+        record = tx.get(KeyRecord, path=address.path, environment=address.environment)
+        settled = None if record is None else settle_committed(tx, record)
+        if record is None or settled is None or settled.is_only_staged:
+            raise not_found(address)
         if settled.head != record.head:
             self._retention.after_promotions(tx, caller, [settled])
         return StoredKey(tx, address, settled)

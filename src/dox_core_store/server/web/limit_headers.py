@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.server.domain.limit import Verdict
-from dox_core_store.server.usecases.reveal import KeyLimitedError, Revealed
+from dox_core_store.server.usecases.reveal import Revealed, verdict_of_key
 
 __all__ = ["limit_headers", "of_key", "tightest"]
 
@@ -32,7 +32,7 @@ def limit_headers(
 
 def of_key(found: Revealed | DoxStoreError) -> Verdict | None:
     """What the key's own limit said, if it was asked."""
-    return found.verdict if isinstance(found, (Revealed, KeyLimitedError)) else None
+    return found.verdict if isinstance(found, Revealed) else verdict_of_key(found)
 
 
 def tightest(found: Iterable[Revealed | DoxStoreError]) -> Verdict | None:
