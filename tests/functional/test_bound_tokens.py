@@ -177,7 +177,7 @@ def test_as_a_plain_bearer_it_is_refused_named_and_alarmed(held: Held) -> None:
 
 def test_without_its_proof_the_scheme_helps_nothing(held: Held) -> None:
     answer = held.send("GET", f"/v1/keys/{KEY}", None)
-    assert (answer.status, code_of(answer)) == (401, "proof_invalid")
+    assert (answer.status, code_of(answer)) == (401, "proof_needed")
 
 
 def refused(held: Held, method: str, target: str, proof: str, **more: Any) -> None:

@@ -41,6 +41,7 @@ from dox_core_store.server.web.request import (
     RequestIds,
     Scope,
     Send,
+    bearer,
     credentials,
     hear,
     parse,
@@ -151,8 +152,12 @@ class Door:
         address = self._address_of(scope)
         try:
             heard = hear(scope["headers"])
-            token, with_proof = credentials(heard.authorization)
-            principal = None if with_proof else self._authenticator.at_hand(token)
+            if heard.proof is None:
+                token, with_proof = bearer(heard.authorization), False
+                principal = self._authenticator.at_hand(token)
+            else:
+                token, with_proof = credentials(heard.authorization)
+                principal = None if with_proof else self._authenticator.at_hand(token)
             if principal is None:
                 proof = self._holders.shown(scope, heard) if with_proof else None
                 principal = await self._authenticator.authenticate(token, address, proof)

@@ -22,10 +22,13 @@ def limit_headers(
     """The two headers; none for whom no limit holds."""
     if of_service is None:
         return []
-    if of_key is None:
-        return [(b"ratelimit-policy", of_service.policy.item), (b"ratelimit", _left(of_service))]
+    policy = of_service.policy
+    if of_key is None:  # written out, for every read comes through here
+        reset = int(of_service.reset_seconds + 0.999)
+        left = b"%b;r=%d;t=%d" % (policy.name, of_service.remaining, reset)
+        return [(b"ratelimit-policy", policy.item), (b"ratelimit", left)]
     return [
-        (b"ratelimit-policy", b"%b, %b" % (of_service.policy.item, of_key.policy.item)),
+        (b"ratelimit-policy", b"%b, %b" % (policy.item, of_key.policy.item)),
         (b"ratelimit", b"%b, %b" % (_left(of_service), _left(of_key))),
     ]
 

@@ -104,6 +104,8 @@ def bearer(authorization: bytes | None) -> bytes:
     if authorization is None:
         raise AuthenticationError("token_missing", "Send Authorization: Bearer TOKEN.")
     if authorization[:7].lower() != b"bearer " or len(authorization) == 7:
+        if authorization[:5].lower() == b"dpop ":
+            raise AuthenticationError("proof_needed", "A DPoP token comes with a proof beside it.")
         raise AuthenticationError("token_invalid", "The token is not valid here.")
     return authorization[7:]
 
@@ -112,9 +114,7 @@ def credentials(authorization: bytes | None) -> tuple[bytes, bool]:
     """The token of an Authorization header, and whether it came as DPoP (RFC 9449, 7.1).
 
     Raises `AuthenticationError`."""
-    if authorization is not None and authorization[:5].lower() == b"dpop ":
-        if len(authorization) == 5:
-            raise AuthenticationError("token_invalid", "The token is not valid here.")
+    if authorization is not None and authorization[:5].lower() == b"dpop " != authorization.lower():
         return authorization[5:], True
     return bearer(authorization), False
 

@@ -12,13 +12,17 @@ long after its time (folded refusals, what was kept while the disk was full).
 
 Derived in the same way: when a token was last seen (``token_use``: whatever was answered), and when
 a service was last handed a key by a call of its own (``service_call``: refreshes in the background
-do not show that anybody needs the key). Times are those of the block's newest entry.
+do not show that anybody needs the key).
+
+The writer's thread holds the interpreter's lock while it is here, so a commit only leaves its
+entries behind, and what they say is looked at once a chunk.
 """
 
 from __future__ import annotations
 
 import functools
 import heapq
+import operator
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
@@ -41,7 +45,6 @@ LATE_SECONDS = 10.0
 """How long after its time an entry may be written without being late."""
 
 _LATE_MICROSECONDS = int(LATE_SECONDS * 1e6)
-_KINDS = ("s", "k", "a", "t", "n", "x", "l")
 _GET, _GRANTED, _CALL = str(Action.GET), str(Status.GRANTED), "call"
 _CATCH_UP_BLOCKS = 2_000
 _ROWS_PER_STEP = 25
@@ -54,14 +57,15 @@ _SORTED_PER_STEP = 2_000
 """What is put in order at once: hundreds of thousands of terms would stop all reads for long."""
 
 _encode = msgspec.json.encode
+_TIME = operator.itemgetter(0)
 Item = TypeVar("Item", str, tuple[str, str])
 Calls = dict[tuple[str, str], str]
 """By path (written out with its environment) and service."""
 
 
-@functools.lru_cache(maxsize=4_096)
+@functools.lru_cache(maxsize=16_384)
 def _microseconds(timestamp: str) -> int:
-    """A read of what is derived has the time of its block, so most are known."""
+    """Of some seconds of traffic, most of whose milliseconds come again."""
     return Instant.microseconds(datetime.fromisoformat(timestamp))
 
 
@@ -91,7 +95,10 @@ class Postings:
         self._is_writing = False
         self._chunks: dict[tuple[str, str], list[int]] = {}
         self._chunk = -1
-        self._names: dict[str, set[str]] = {kind: set() for kind in _KINDS}
+        self._entries: list[Entry] = []
+        self._blocks: list[tuple[int, int]] = []
+        """Of the chunk's blocks: where their entries end, and when they were committed."""
+        self._newest = ""
         self._uses: dict[str, str] = {}
         self._calls: Calls = {}
         self._known = 0
@@ -104,39 +111,67 @@ class Postings:
         if chunk != self._chunk:
             self._close_chunk()
             self._chunk = chunk
-        # By position, since every read comes through here: an `Entry` is a tuple.
-        names = self._names
-        times = [e[0] for e in entries]
-        newest = max(times)
-        if at - _microseconds(min(times)) > _LATE_MICROSECONDS:
-            names["l"].add(LATE)
-        calls = [
-            (e[2], e[1]) for e in entries if e[4] == _GRANTED and e[3] == _GET and e[12] == _CALL
-        ]
-        tokens = [e[10] for e in entries if e[10] is not None]
-        self._calls.update(dict.fromkeys(calls, newest))
-        self._uses.update(dict.fromkeys(tokens, newest))
-        names["k"].update([e[2] for e in entries])
-        names["s"].update([e[1] for e in entries])
-        names["a"].update([e[6] for e in entries])
-        names["t"].update(tokens)
-        if len(calls) < len(entries):
-            names["n"].update([e[3] for e in entries if e[3] != _GET])
-            names["x"].update([e[4] for e in entries if e[4] != _GRANTED])
+        self._entries += entries
+        self._blocks.append((len(self._entries), at))
         self._known += 1
         self._top = block_id
 
     def _close_chunk(self) -> None:
-        chunks = self._chunks
-        for kind, names in self._names.items():
-            for name in names:
-                ids = chunks.get((kind, name))
-                if ids is None:
-                    chunks[kind, name] = [self._chunk]
-                else:
-                    ids.append(self._chunk)
-            names.clear()
-        self._chunk = -1
+        # By position, since every read comes through here: an `Entry` is a tuple.
+        entries = self._entries
+        if not entries:
+            return
+        calls = {
+            (e[2], e[1]): e[0]
+            for e in entries
+            if e[4] == _GRANTED and e[3] == _GET and e[12] == _CALL
+        }
+        uses = {e[10]: e[0] for e in entries if e[10] is not None}
+        times = [e[0] for e in entries]
+        if times[0] < self._newest or times != sorted(times):
+            calls, uses = self._latest(entries)
+        self._newest = max(self._newest, *times)
+        self._calls.update(calls)
+        self._uses.update(uses)
+        self._note("k", {e[2] for e in entries})
+        self._note("s", {e[1] for e in entries})
+        self._note("a", {e[6] for e in entries})
+        self._note("t", uses)
+        self._note("n", {e[3] for e in entries if e[3] != _GET})
+        self._note("x", {e[4] for e in entries if e[4] != _GRANTED})
+        if self._is_late(times):
+            self._note("l", (LATE,))
+        self._entries, self._blocks, self._chunk = [], [], -1
+
+    def _note(self, kind: str, names: Iterable[str]) -> None:
+        chunks, chunk = self._chunks, self._chunk
+        for name in names:
+            ids = chunks.get((kind, name))
+            if ids is None:
+                chunks[kind, name] = [chunk]
+            else:
+                ids.append(chunk)
+
+    def _latest(self, entries: Sequence[Entry]) -> tuple[Calls, dict[str, str]]:
+        """Calls and uses of entries that are not in order of time, also with what is known."""
+        calls, uses = Calls(), dict[str, str]()
+        for e in sorted(entries, key=_TIME):
+            if e[10] is not None:
+                uses[e[10]] = max(e[0], self._uses.get(e[10], ""))
+            if e[4] == _GRANTED and e[3] == _GET and e[12] == _CALL:
+                calls[e[2], e[1]] = max(e[0], self._calls.get((e[2], e[1]), ""))
+        return calls, uses
+
+    def _is_late(self, times: Sequence[str]) -> bool:
+        """Whether one of the chunk's entries was written long after its time."""
+        if self._blocks[-1][1] - _microseconds(min(times)) <= _LATE_MICROSECONDS:
+            return False
+        begin = 0
+        for end, at in self._blocks:
+            if at - _microseconds(min(times[begin:end])) > _LATE_MICROSECONDS:
+                return True
+            begin = end
+        return False
 
     def flush(self) -> Iterator[None]:
         """Write what was collected, a short transaction at each step, so that commits of the

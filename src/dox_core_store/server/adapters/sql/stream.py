@@ -61,6 +61,8 @@ class LedgerStream:
         self._checkpoint_at = clock.monotonic() + CHECKPOINT_INTERVAL_SECONDS
         self.unsigned = False
         """Whether anything, here or in ``changes``, was committed since the last checkpoint."""
+        self.written_at = 0
+        """When the last block was written: microseconds since 1970."""
         self.signed_change = 0
         """How far the last committed checkpoint covers ``changes``."""
         self._signing_change = 0
@@ -107,7 +109,7 @@ class LedgerStream:
             written.append(checkpoint)
         # When it is written, not the time of its first entry: searches bisect by it, and an entry
         # may have been kept for long.
-        at = tables.Instant.microseconds(self._clock.now())
+        self.written_at = at = int(self._clock.seconds() * 1e6)
         block_id, feed_head = insert(
             (chain.stream, chain.seq + 1, after.seq, at, chain.head, after.head, body)
         )

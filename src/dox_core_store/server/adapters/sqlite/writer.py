@@ -222,7 +222,7 @@ class SqliteWriter:
         self._disk.wrote()
         self._kept.clear()
         self._outcome(ticket, feed_head, None)
-        self._postings.add(block_id, written, self._microseconds())
+        self._postings.add(block_id, written, self._stream.written_at)
 
     def _microseconds(self) -> int:
         """The time as the database has it."""
