@@ -40,7 +40,7 @@ run: $(RUNTIME) ## install, then serve a development store on loopback (PORT, DA
 
 .PHONY: test
 test: $(DEV) ## install, all checks, all tests on real servers (TESTS=tests/unit for a part)
-	@scripts/system-tools strace gcc
+	@scripts/system-tools strace gcc postgres setpriv systemd-analyze wrk
 	@$(MAKE) --no-print-directory check
 	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
@@ -55,7 +55,7 @@ check: $(DEV) ## lint, format, types, the dependency rule, generated documents
 
 .PHONY: bench
 bench: $(DEV) ## measure this store beside OpenBao, write benchmarks/RESULTS.md
-	@scripts/system-tools wrk
+	@scripts/system-tools wrk setpriv
 	$(VENV)/bin/python benchmarks/run.py
 
 .PHONY: format

@@ -34,7 +34,7 @@ with `--help`.
 
 | kind | commands | by |
 |---|---|---|
-| over HTTP, as an operator | `key` `service` `grant` `access` `token` `env` `ledger` | \
+| over HTTP, as an operator | `key` `service` `grant` `access` `token` `env` `ledger` `vault` | \
 `KEY_SERVICE_URL` and `ADMIN_TOKEN` from the environment; for a private CA `KEY_SERVICE_CA_FILE`; \
 `KEY_SERVICE_TIMEOUT` in milliseconds |
 | on the store's own files | `init` `serve` `doctor` `operator` `seal` `backup`, \
@@ -66,7 +66,7 @@ EXIT_CODES = {
     ExitCode.USAGE: "the command line is wrong; nothing was done",
     ExitCode.UNREACHABLE: "no answer from the store, or not now: try again later",
     ExitCode.NOT_PERMITTED: "not authenticated, or not authorized",
-    ExitCode.CONFIGURATION: "a setting, a file or the environment is unusable",
+    ExitCode.CONFIGURATION: "a setting, a file, the output or the environment is unusable",
     ExitCode.INTERRUPTED: "ended with Ctrl-C",
 }
 

@@ -33,7 +33,7 @@ def slug(heading: str) -> str:
 
 def test_there_is_a_lock_for_each_way_to_install() -> None:
     names = {path.stem for path in LOCKS}
-    assert names == {"base", "base-test", "dev", "lock", "runtime"}
+    assert names == {"base", "base-test", "dev", "image", "lock", "runtime"}
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.stem)
@@ -52,7 +52,7 @@ def test_every_lock_agrees_with_the_one_for_development(lock: Path) -> None:
     assert pins(lock) <= pins(REPOSITORY / "requirements" / "dev.txt")
 
 
-@pytest.mark.parametrize("name", ["runtime", "dev"])
+@pytest.mark.parametrize("name", ["runtime", "image", "dev"])
 def test_the_build_backend_is_locked_too(name: str) -> None:
     locked = dict(pins(REPOSITORY / "requirements" / f"{name}.txt"))
     assert {"hatchling", "editables"} <= locked.keys()
