@@ -6,8 +6,14 @@ required stands in `report`; what was measured stands in ``RESULTS.md``.
 ::
 
     __main__    the order of things (run starts it by path)
+    plan        how long each takes
+    side_by_side  the servers in turns
+    nodes       several nodes on one PostgreSQL
+    fronting    a node in front of OpenBao
     workload    the 1,000 keys, the 100 services, the requests that read them
     doxstore    this store as a process, filled over its HTTP API
+    postgres    what it may keep its data in, as a process
+    on_record   what its ledger has of the load
     openbao     the peer as a process, filled over its HTTP API
     bare        the ceiling: the same HTTP server, an application that does nothing (bare_app)
     process     a child that never outlives the bench

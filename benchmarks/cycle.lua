@@ -1,7 +1,8 @@
 -- Sends the requests of a file in turn, and reports the result as one JSON line.
 --
--- wrk ... URL -- FILE; a line of FILE is a path and headers, each a name and a value: all of them
--- separated by tabs.
+-- wrk ... URL -- FILE [PORT ...]; a line of FILE is a path and headers, each a name and a value: all
+-- of them separated by tabs. With ports, each thread has one of them in turn instead of the URL's: one
+-- load, spread over several servers.
 -- Every request is formatted once, before the clock starts: what is measured is the server.
 -- There is no response() on purpose: calling Lua for every answer would halve wrk's speed.
 -- wrk itself counts answers above 399.
@@ -24,6 +25,10 @@ function init(args)
       requests[#requests + 1] = wrk.format("GET", path, headers)
    end
    total = #requests
+   if #args > 1 then
+      local port = args[2 + number % (#args - 1)]
+      wrk.thread.addr = wrk.lookup("127.0.0.1", port)[1]
+   end
    -- Threads start apart, so that they do not ask for the same key at the same time.
    at = (number * 397) % total
 end

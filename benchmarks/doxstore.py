@@ -4,8 +4,8 @@ Every step is the public interface: the command line to make and serve the store
 register 100 services with a grant on their own keys, raise their limit (the bench measures the
 door, not the limit), issue their tokens and import the keys.
 
-After the load, `granted_entries` counts what is on record by reading the ledger's own bytes
-from the file, which does not depend on any counter of the process under test.
+It runs on a file, or on PostgreSQL, or in front of a vault, as ``settings`` say: those of the
+server, by their names.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import httpx2
@@ -31,16 +31,18 @@ __all__ = [
     "DATABASE_FILE",
     "DOXSTORE",
     "EXECUTABLE",
+    "NONE",
+    "ON_POSTGRES",
     "SYNC",
     "Store",
     "call",
     "doxstore",
-    "granted_entries",
     "made_store",
     "served_store",
 ]
 
 DOXSTORE = "dox-core-store"
+ON_POSTGRES = f"{DOXSTORE} on PostgreSQL"
 SYNC = (
     "SQLite WAL with synchronous=FULL; the ledger entry of every read is synced (one fsync for "
     "each group of concurrent reads) before its value leaves: a power cut loses no entry of a "
@@ -49,15 +51,15 @@ SYNC = (
 
 EXECUTABLE = str(Path(sys.executable).with_name("doxstore"))
 DATABASE_FILE = "store.db"
+NONE: Mapping[str, str] = MappingProxyType({})
+"""No settings: a store in a file."""
 
+_DATA = "data"
 _START_SECONDS = 60.0
-_LIMIT = "1000000/s"
+# Of a minute, as the default is: where nodes share a limit, what one may hold ahead depends on it.
+_LIMIT = "60000000/min"
 _ENVIRONMENT = "production"
 _IMPORT_SLICE = 200
-
-# Action and status of a reveal as they stand side by side in a canonical entry
-# (docs/spec/ledger.md). A quote inside a field is escaped, so nothing else can look like it.
-_GRANTED = b',"GET","GRANTED",'
 
 _MADE_BY_THE_HTTP_SERVER = {"date", "server", "connection", "transfer-encoding"}
 
@@ -68,8 +70,9 @@ class Store(NamedTuple):
     target: Target
     url: str
     data: Path
+    database: str
     sample: Answer
-    request: Request
+    reads: Sequence[Request]
     key_path: str
     service: str
     token: str
@@ -80,11 +83,16 @@ class Store(NamedTuple):
 
 
 @contextlib.contextmanager
-def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
+def doxstore(
+    *,
+    folder: Path,
+    keys: list[BenchKey],
+    name: str = DOXSTORE,
+    settings: Mapping[str, str] = NONE,
+) -> Iterator[Store]:
     """A running store that holds ``keys``, until the block ends."""
-    operator = made_store(folder)
-    data = folder / "data"
-    with served_store(folder, operator) as (http, port, _child):
+    operator = made_store(folder, settings)
+    with served_store(folder, operator, settings) as (http, port, _child):
         tokens = _register(http, keys)
         _import(http, keys)
         requests = folder / "requests.tsv"
@@ -95,11 +103,12 @@ def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
         write_requests(requests, made)
         sample = _compare(http, keys, made)
         yield Store(
-            target=Target(name=DOXSTORE, port=port, requests=requests),
+            target=Target(name=name, port=port, requests=requests),
             url=str(http.base_url),
-            data=data,
+            data=folder / _DATA,
+            database=settings.get("database", ""),
             sample=sample,
-            request=made[0],
+            reads=made,
             key_path=_path(keys[0]),
             service=keys[0].service,
             token=tokens[keys[0].service],
@@ -107,20 +116,15 @@ def doxstore(*, folder: Path, keys: list[BenchKey]) -> Iterator[Store]:
         )
 
 
-def granted_entries(data: Path) -> int:
-    """How many reveals the ledger in the folder ``data`` has on record."""
-    with contextlib.closing(
-        sqlite3.connect(f"file:{data / DATABASE_FILE}?mode=ro", uri=True)
-    ) as database:
-        bodies = database.execute("SELECT body FROM ledger_block")
-        return sum(bytes(body).count(_GRANTED) for (body,) in bodies)
-
-
-def made_store(folder: Path) -> str:
+def made_store(folder: Path, settings: Mapping[str, str] = NONE) -> str:
     """Make ``folder`` with an empty store in it; the token of its operator."""
     folder.mkdir(mode=0o700)
     done = subprocess.run(
-        [EXECUTABLE, "init", *_where(folder), "--json"], capture_output=True, text=True, check=False
+        [EXECUTABLE, "init", *_where(folder, _DATA), "--json"],
+        env=_environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
         raise BenchError(f"doxstore init ended with {done.returncode}:\n{done.stderr[-2000:]}")
@@ -129,15 +133,17 @@ def made_store(folder: Path) -> str:
 
 @contextlib.contextmanager
 def served_store(
-    folder: Path, operator: str
+    folder: Path, operator: str, settings: Mapping[str, str] = NONE, *, data: str = _DATA
 ) -> Iterator[tuple[httpx2.Client, int, subprocess.Popen[bytes]]]:
     """A server on the store in ``folder`` until the block ends: a client with the operator's token,
-    the port and the process, as soon as it says that it is ready."""
+    the port and the process, as soon as it says that it is ready. Nodes of one store differ in
+    ``data``, their folders' name."""
     port = free_port()
-    log = folder / "server.log"
-    command = [EXECUTABLE, "serve", *_where(folder), "--host", "127.0.0.1", "--port", str(port)]
+    log = folder / f"{data}.log"
+    where = _where(folder, data)
+    command = [EXECUTABLE, "serve", *where, "--host", "127.0.0.1", "--port", str(port)]
     with (
-        serving(command, folder=folder, log=log, environment=os.environ) as child,
+        serving(command, folder=folder, log=log, environment=_environment(settings)) as child,
         httpx2.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
     ):
         wait_until(lambda: _ready(http), child=child, log=log, seconds=_START_SECONDS)
@@ -145,8 +151,12 @@ def served_store(
         yield http, port, child
 
 
-def _where(folder: Path) -> list[str]:
-    return ["--data", str(folder / "data"), "--key-file", str(folder / "root.key")]
+def _where(folder: Path, data: str) -> list[str]:
+    return ["--data", str(folder / data), "--key-file", str(folder / "root.key")]
+
+
+def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+    return {**os.environ, **{f"DOXSTORE_{name.upper()}": each for name, each in settings.items()}}
 
 
 def _ready(http: httpx2.Client) -> bool:

@@ -27,11 +27,12 @@ from dox_core_store.server.adapters.seals.unlocking import new_slot
 from dox_core_store.server.adapters.sql.custody import new_store_id
 from dox_core_store.server.adapters.sql.postings import Postings
 from dox_core_store.server.adapters.sql.records import instant
+from dox_core_store.server.adapters.sql.store import OpenedStore, create_store, open_store
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.adapters.sql.transaction import SqlTransaction
 from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE, ServerLock
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, create_store, open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.bootstrap.unlock import holder_for, unlock_of
 from dox_core_store.server.domain.access import Role
 from dox_core_store.server.domain.seal import SlotKind
@@ -98,7 +99,7 @@ def make_past_store(data: Path, now: datetime) -> None:
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     store_id = new_store_id()
     create_store(
-        data,
+        SqlitePlace(data),
         store_id=store_id,
         slot=new_slot(holder_for(SlotKind.KEY_FILE, settings, None, None), store_id, label=None),
         default_environment=settings.default_environment,
@@ -115,7 +116,7 @@ def fill_ledger(data: Path, entries: int, *, now: datetime) -> Filled:
     lock = ServerLock(data)
     lock.acquire()
     try:
-        store = open_store(data, unlock=unlock_of(settings, None), alarm=_no_alarm)
+        store = open_store(SqlitePlace(data), unlock=unlock_of(settings, None), alarm=_no_alarm)
         with store.engine.connect() as connection:
             return _Filling(store, connection, now).fill(entries)
     finally:

@@ -51,6 +51,7 @@ def measure(
     seconds: int,
     script: Path = _SCRIPT,
     arguments: Sequence[str] = (),
+    threads: int = 1,
 ) -> Measurement:
     """Load the server ``name`` on loopback ``port`` with what ``script`` makes of ``requests`` and
     ``arguments``. Raises `BenchError` on any bad answer."""
@@ -59,7 +60,7 @@ def measure(
     finished = subprocess.run(
         [
             _wrk(),
-            "--threads=1",
+            f"--threads={threads}",
             f"--connections={connections}",
             f"--duration={seconds}s",
             f"--timeout={_ANSWER_TIMEOUT_SECONDS}s",

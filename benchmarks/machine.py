@@ -12,11 +12,12 @@ from pathlib import Path
 
 from benchmarks.load import wrk_version
 from benchmarks.openbao import openbao_version
+from benchmarks.postgres import postgres_version
 from benchmarks.process import BenchError
 
 __all__ = ["describe", "require_disk"]
 
-_PARTS = ("dox-core-store", "granian", "uvloop", "sqlalchemy", "msgspec", "cryptography")
+_PARTS = ("dox-core-store", "granian", "uvloop", "sqlalchemy", "msgspec", "cryptography", "psycopg")
 _SYNC_TRIES = 200
 _SYNC_BYTES = 4096
 _IN_MEMORY = ("tmpfs", "ramfs")
@@ -34,7 +35,7 @@ def describe(folder: Path) -> list[str]:
         f"{cores} virtual processor cores ({_processor()}), {memory:.0f} GiB of memory",
         f"{platform.system()} {kernel}, {_filesystem(folder)}, a synced write of 4 KiB in {sync}",
         f"{python}, {parts}, SQLite {sqlite3.sqlite_version}",
-        f"OpenBao {openbao_version()}, wrk {wrk_version()}",
+        f"PostgreSQL {postgres_version()}, OpenBao {openbao_version()}, wrk {wrk_version()}",
     ]
 
 

@@ -6,30 +6,28 @@ the run: the table says what is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from benchmarks.bare import BARE
-from benchmarks.doxstore import DOXSTORE
+from benchmarks.doxstore import DOXSTORE, ON_POSTGRES
 from benchmarks.doxstore import SYNC as DOXSTORE_SYNC
+from benchmarks.fronting import Fronted, fronting_lines, fronting_verdicts
 from benchmarks.ledger_report import ledger_lines, ledger_verdicts
 from benchmarks.ledger_search import LedgerCost
-from benchmarks.load import Measurement
+from benchmarks.nodes import Spread, nodes_lines, nodes_verdicts
+from benchmarks.on_record import Recorded
 from benchmarks.openbao import AS_ISSUED, LEAN
 from benchmarks.openbao import SYNC as OPENBAO_SYNC
+from benchmarks.postgres import SYNC as POSTGRES_SYNC
 from benchmarks.proven import Proven, proven_lines, proven_verdicts
 from benchmarks.scale import Sized
 from benchmarks.scale_report import scale_lines, scale_verdicts
+from benchmarks.side_by_side_report import Medians, side_by_side_verdicts
 from benchmarks.verdict import Verdict, row
 from benchmarks.workload import KEYS, SERVICES
 
 __all__ = ["Results", "render", "verdicts"]
 
-# Connections -> required and wished-for throughput as a multiple of OpenBao's.
-_TIMES_OPENBAO = {32: (7.0, 10.0), 128: (10.0, 15.0)}
-_P99_OF_OPENBAO = 0.1
-_OF_BARE_AT = 128
-_OF_BARE = (0.33, 0.45)
 _CACHED_GET_MICROSECONDS = 1.0
 
 _TWO_TOKENS = (
@@ -47,35 +45,19 @@ class Results(NamedTuple):
     machine: Sequence[str]
     rounds: int
     seconds: int
-    medians: Mapping[int, Mapping[str, Measurement]]
+    medians: Medians
     cached_get_microseconds: float | None
-    answers: int | None
-    granted_entries: int | None
+    on_record: Sequence[Recorded]
     scale: Sequence[Sized] = ()
     ledger: LedgerCost | None = None
     proven: Proven | None = None
+    spread: Spread | None = None
+    fronted: Fronted | None = None
 
 
 def verdicts(results: Results) -> list[Verdict]:
     """Every requirement whose parts were measured."""
-    found = []
-    for peer in (AS_ISSUED, LEAN):
-        for connections, measured in results.medians.items():
-            if DOXSTORE in measured and peer in measured:
-                found += _against(peer, connections, measured[DOXSTORE], measured[peer])
-    at = results.medians.get(_OF_BARE_AT, {})
-    if DOXSTORE in at and BARE in at:
-        share = at[DOXSTORE].per_second / at[BARE].per_second
-        required, goal = _OF_BARE
-        found.append(
-            Verdict(
-                f"throughput against {BARE}, {_OF_BARE_AT} connections",
-                f"≥ {required}x",
-                f"{goal}x",
-                f"{share:.2f}x",
-                _outcome(share, required, goal),
-            )
-        )
+    found = side_by_side_verdicts(results.medians)
     if results.cached_get_microseconds is not None:
         taken = results.cached_get_microseconds
         found.append(
@@ -89,6 +71,10 @@ def verdicts(results: Results) -> list[Verdict]:
         )
     if len(results.scale) > 1:
         found += scale_verdicts(results.scale[0], results.scale[-1])
+    if results.spread is not None:
+        found += nodes_verdicts(results.spread)
+    if results.fronted is not None:
+        found += fronting_verdicts(results.fronted)
     if results.proven is not None:
         found += proven_verdicts(results.proven)
     if results.ledger is not None:
@@ -123,45 +109,27 @@ def render(results: Results) -> str:
         lines += row(*verdict)
     if results.scale:
         lines += scale_lines(results.scale)
+    if results.spread is not None:
+        lines += nodes_lines(results.spread)
+    if results.fronted is not None:
+        lines += fronting_lines(results.fronted)
     if results.proven is not None:
         lines += proven_lines(results.proven)
     if results.ledger is not None:
         lines += ledger_lines(results.ledger)
     lines += ["", "What is on disk when a value leaves:", ""]
-    lines += [f"- {DOXSTORE}: {DOXSTORE_SYNC}.", f"- OpenBao: {OPENBAO_SYNC}."]
-    lines += ["", _TWO_TOKENS]
-    if results.answers is not None:
-        held, counted = f"{results.granted_entries:,}", f"{results.answers:,}"
-        lines += [
-            "",
-            f"The ledger held {held} entries of revealed values after {counted} counted answers.",
-        ]
-    return "\n".join(lines) + "\n"
-
-
-def _against(peer: str, connections: int, ours: Measurement, theirs: Measurement) -> list[Verdict]:
-    required, goal = _TIMES_OPENBAO[connections]
-    times = ours.per_second / theirs.per_second
-    share = ours.p99_milliseconds / theirs.p99_milliseconds
-    return [
-        Verdict(
-            f"throughput against {peer}, {connections} connections",
-            f"≥ {required:.0f}x",
-            f"{goal:.0f}x",
-            f"{times:.1f}x",
-            _outcome(times, required, goal),
-        ),
-        Verdict(
-            f"p99 against {peer}, {connections} connections",
-            f"≤ {_P99_OF_OPENBAO}x",
-            "none",
-            f"{share:.3f}x",
-            "met" if share <= _P99_OF_OPENBAO else "not met",
-        ),
+    lines += [
+        f"- {DOXSTORE}: {DOXSTORE_SYNC}.",
+        f"- {ON_POSTGRES}: {POSTGRES_SYNC}.",
+        f"- OpenBao: {OPENBAO_SYNC}.",
     ]
-
-
-def _outcome(measured: float, required: float, goal: float) -> str:
-    if measured >= goal:
-        return "met, and the goal"
-    return "met" if measured >= required else "not met"
+    lines += ["", _TWO_TOKENS]
+    on_record = [*results.on_record]
+    on_record += [part.on_record for part in (results.spread, results.fronted) if part is not None]
+    for store, answers, entries in on_record:
+        text = (
+            f"The ledger of {store} held {entries:,} entries of revealed values after"
+            f" {answers:,} counted answers."
+        )
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
