@@ -178,6 +178,12 @@ CODES: dict[str, Code] = {
         "The environment is not declared",
         "List the declared ones with `doxstore env list`, or add it with `doxstore env add`.",
     ),
+    "unknown_vault": Code(
+        InvalidRequestError,
+        "The server knows no such vault",
+        "`doxstore vault check` lists those that it knows: name others in its settings `vault` or"
+        " `vault_also`, on every node.",
+    ),
     "reserved_path": Code(
         InvalidRequestError,
         "The path is reserved for the store itself",
@@ -376,6 +382,16 @@ CODES: dict[str, Code] = {
         "The service was decommissioned",
         "Register it again if it is to come back; its old tokens stay dead.",
     ),
+    "vault_conflict": Code(
+        ConflictError,
+        "The name is taken in the vault",
+        "See what lies there: adopt it, remove it, or wait until its deletion is over.",
+    ),
+    "entry_shared": Code(
+        ConflictError,
+        "The key is one of several fields of a vault's entry",
+        "`doxstore vault adopt` with --split gives it an entry of its own.",
+    ),
     "last_admin": Code(
         ConflictError,
         "This would leave the store without an admin",
@@ -438,6 +454,11 @@ CODES: dict[str, Code] = {
         "The stored value does not open",
         "Store the key anew. `doxstore doctor` names what else was changed behind the store.",
     ),
+    "vault_value_missing": Code(
+        InternalError,
+        "The vault holds the value no more",
+        "Somebody deleted it there: bring it back in the vault, or store the key anew.",
+    ),
     "ledger_unavailable": Code(
         StoreUnavailableError,
         "The access cannot be put on record",
@@ -471,6 +492,22 @@ CODES: dict[str, Code] = {
         "What holds the slot's key does not answer",
         "Check that OpenBao or AWS can be reached; a server keeps trying and serves nothing.",
     ),
+    "vault_unavailable": Code(
+        StoreUnavailableError,
+        "The vault that holds the value cannot answer now",
+        "See that it runs, is unsealed and not overloaded; the store tries again by itself.",
+    ),
+    "vault_refused": Code(
+        StoreUnavailableError,
+        "The vault refuses the store",
+        "Renew the store's credentials for it, or give them the policy that `doxstore vault setup`"
+        " prints.",
+    ),
+    "vault_not_configured": Code(
+        StoreUnavailableError,
+        "The value lies in a vault that this node does not know",
+        "Name that vault in `vault` or `vault_also` on every node.",
+    ),
     "unreviewed": Code(
         StoreUnavailableError,
         "Nobody has signed off this store since it was restored",
@@ -497,6 +534,11 @@ CODES: dict[str, Code] = {
     "bad_setting": Code(
         ConfigurationError, "A setting is unusable", "The detail names it and what it takes."
     ),
+    "output_failed": Code(
+        ConfigurationError,
+        "The output cannot be written",
+        "Make room, or write elsewhere. What was written so far is not whole.",
+    ),
     "insecure_url": Code(
         ConfigurationError,
         "http:// is only for loopback",
@@ -512,11 +554,19 @@ CODES: dict[str, Code] = {
         "The token belongs to another service",
         "Use the token issued for `service_name`.",
     ),
+    "database_unreachable": Code(
+        ConfigurationError,
+        "The database does not answer",
+        "See that it runs, that the address and the password of `database` are right, and that"
+        " this machine may connect to it.",
+    ),
     "store_missing": Code(
-        ConfigurationError, "There is no store in this folder", "Make one with `doxstore init`."
+        ConfigurationError, "There is no store there", "Make one with `doxstore init`."
     ),
     "store_exists": Code(
-        ConfigurationError, "There is a store in this folder already", "Choose another folder."
+        ConfigurationError,
+        "There is a store there already",
+        "Choose another folder or database.",
     ),
     "store_locked": Code(
         ConfigurationError,
@@ -524,7 +574,9 @@ CODES: dict[str, Code] = {
         "Stop it first; one node is one server process.",
     ),
     "store_read_only": Code(
-        ConfigurationError, "The store cannot be written", "Check owner, mode and mount."
+        ConfigurationError,
+        "The store cannot be written",
+        "Check owner, mode and mount; of a database, its settings and its user's rights.",
     ),
     "store_newer": Code(
         ConfigurationError,

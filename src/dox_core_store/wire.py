@@ -19,6 +19,10 @@ __all__ = [
     "AccessRemedy",
     "AccessShift",
     "AccessStep",
+    "AdoptEntry",
+    "AdoptRequest",
+    "Adopted",
+    "AdoptedEntry",
     "Batch",
     "BatchItem",
     "BatchRequest",
@@ -51,6 +55,9 @@ __all__ = [
     "KeyWritten",
     "LedgerRecord",
     "LimitRequest",
+    "MoveFailure",
+    "MoveRequest",
+    "Moved",
     "NearMiss",
     "Page",
     "Problem",
@@ -67,6 +74,9 @@ __all__ = [
     "SigningKey",
     "SigningKeyRotated",
     "SigningKeyRotation",
+    "Split",
+    "SplitKey",
+    "SplitRequest",
     "Token",
     "TokenExchange",
     "TokenExchanged",
@@ -78,7 +88,10 @@ __all__ = [
     "Unsealing",
     "UnusedGrant",
     "ValueOperator",
+    "VaultEntry",
+    "VaultState",
     "VersionRequest",
+    "WalkRequest",
     "decode",
     "encode",
     "encode_line",
@@ -93,6 +106,9 @@ Reason = Annotated[str, msgspec.Meta(max_length=1_000)]
 """Free text of a person; it stands on the ledger, whole."""
 
 Owner = Annotated[str, msgspec.Meta(max_length=200)]
+
+Place = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
+"""A path or a field in a vault."""
 
 
 class Request(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
@@ -427,6 +443,8 @@ class KeyWritten(Answer):
 
 
 class KeyVersion(Answer):
+    """``origin`` is ``external`` where somebody stored it in the vault, past the store."""
+
     version: int
     version_id: str
     state: str
@@ -434,6 +452,7 @@ class KeyVersion(Answer):
     created_by: str
     expires_at: datetime | None
     rolled_back_from: int | None = None
+    origin: str | None = None
 
 
 class KeySummary(Answer):
@@ -488,6 +507,121 @@ class ImportResult(Answer):
     created: int
     replaced: int
     unchanged: int
+
+
+# --- vaults -------------------------------------------------------------------------------------
+
+
+class VaultState(Answer):
+    """A place where values lie. ``status`` is ``ok``, or the code of why it cannot be used now;
+    ``takes_new``: where new values go; ``tasks`` is what it is still to be told."""
+
+    vault: str
+    takes_new: bool
+    status: str
+    detail: str | None
+    versions: int
+    copies: int
+    tasks: int
+
+
+class VaultEntry(Answer, omit_defaults=True):
+    """What lies in a vault, without values: a line of a list. A list that broke off ends in one
+    without a path, which says why."""
+
+    path: str | None = None
+    fields: list[str | None] = []
+    managed: bool = False
+    code: str | None = None
+    detail: str | None = None
+
+
+class AdoptEntry(Request):
+    """A field of an entry (none: the entry is the value) and the key that it is to be. ``shared``:
+    the entry has other fields, so it is read and not written."""
+
+    path: Place
+    key_path: str
+    field: Place | None = None
+    shared: bool = False
+    environment: str | None = None
+
+
+class AdoptRequest(Request):
+    """``dry_run``: say what would happen, and change nothing."""
+
+    vault: str
+    entries: list[AdoptEntry]
+    dry_run: bool = False
+    reason: Reason | None = None
+
+
+class AdoptedEntry(Answer):
+    """``outcome`` is ``adopted``, ``known`` (it was before) or ``refused``, with the code why."""
+
+    path: str
+    field: str | None
+    key_path: str
+    environment: str | None
+    outcome: str
+    code: str | None = None
+    detail: str | None = None
+
+
+class Adopted(Answer):
+    entries: list[AdoptedEntry]
+
+
+class SplitRequest(Request):
+    """Keys that are to have an entry of their own, each with its environment at the end."""
+
+    key_paths: list[str]
+    reason: Reason | None = None
+
+
+class SplitKey(Answer):
+    """``outcome`` is ``split``, ``own`` (it shares no entry) or ``refused``, with the code why."""
+
+    key_path: str
+    outcome: str
+    version: int | None = None
+    code: str | None = None
+    detail: str | None = None
+
+
+class Split(Answer):
+    keys: list[SplitKey]
+
+
+class WalkRequest(Request):
+    """Some keys below ``prefix``, after the one that the last answer called ``next``."""
+
+    to: str
+    prefix: str | None = None
+    after: str | None = None
+    limit: Annotated[int, msgspec.Meta(ge=1, le=100)] = 20
+    reason: Reason | None = None
+
+
+class MoveRequest(WalkRequest):
+    """``back``: by copies that are kept there, and no other way."""
+
+    back: bool = False
+
+
+class MoveFailure(Answer):
+    key_path: str
+    code: str
+    detail: str
+
+
+class Moved(Answer):
+    """``failed`` keys lie where they lay. Without a ``next`` it was the last one."""
+
+    moved: int
+    skipped: int
+    failed: list[MoveFailure]
+    next: str | None = None
 
 
 # --- services, grants, environments -----------------------------------------------------------
@@ -609,13 +743,14 @@ class KeyReaders(Answer):
 
 
 class UnusedGrant(Answer):
-    """A grant that no call used since ``since``. ``too_young``: that is less than was asked for, as
-    the grant, or what is known of calls, is younger."""
+    """A grant that no call used since ``since``; ``command`` takes it back. ``too_young``: that is
+    less than was asked for, as the grant, or what is known of calls, is younger; then no command is
+    proposed."""
 
     grant: Grant
     since: datetime
     too_young: bool
-    command: str
+    command: str | None
 
 
 class DryRunRequest(Request):

@@ -27,7 +27,7 @@ PACKAGE = REPOSITORY / "src" / "dox_core_store"
 DOCS = REPOSITORY / "docs"
 DOCUMENTS = sorted([REPOSITORY / "README.md", *DOCS.rglob("*.md")])
 LANGUAGES = {"bash", "console", "ini", "json", "python", "text", "toml", "yaml"}
-CLIENT_CODES = {"insecure_url", "service_mismatch", "sign_in_failed"}
+CLIENT_CODES = {"insecure_url", "output_failed", "service_mismatch", "sign_in_failed"}
 FAULTS = [
     "disk-full",
     "disk-slow",
@@ -148,7 +148,7 @@ def test_the_degraded_modes_can_be_read_by_tests() -> None:
     assert [code(row[0]) for row in rows] == FAULTS
     for row in rows:
         assert {*row[2:5]} <= {"yes", "no", "late"}
-        assert len(row) == 7
+        assert len(row) == 8
         told = set(re.findall(r"`([a-z]+_[a-z_]+)`", row[5]))
         assert told <= CODES.keys()
 

@@ -17,7 +17,7 @@ MAX_LINES = 350
 LONGER_BECAUSE = {
     "errors.py": "one table: every code of the product with its remedy, kept in one place",
     "server/adapters/sql/tables.py": "one page: the whole schema, which the migrations build",
-    "server/adapters/sqlite/store.py": "making and opening a store: the order is the argument",
+    "server/ports.py": "one page: every seam of the server",
     "server/usecases/key_import.py": "one automaton: staging, flip, settling and clearing",
     "wire.py": "one page: every body of the API, read by client and server side by side",
 }

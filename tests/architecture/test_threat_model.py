@@ -11,6 +11,7 @@ import pytest
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = REPOSITORY / "docs" / "threat-model.md"
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 NAMED = re.compile(r"`([^`:]+)::([^`]+)`")
 
 
@@ -33,9 +34,10 @@ def cells(line: str) -> list[str]:
 @cache
 def defined_in(path: Path) -> frozenset[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    names = {node.name for node in tree.body if isinstance(node, kinds)}
-    return frozenset(name for name in names if name.startswith("test_"))
+    names = {node.name for node in tree.body if isinstance(node, FUNCTIONS)}
+    for kind in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        names |= {f"{kind.name}::{n.name}" for n in kind.body if isinstance(n, FUNCTIONS)}
+    return frozenset(name for name in names if name.rpartition("::")[2].startswith("test_"))
 
 
 ATTACKS = rows("attack", "test")

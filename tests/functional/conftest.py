@@ -6,8 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.functional.postgres import Postgres, serving_postgres
 from tests.functional.real_servers import Moto, OpenBao, serving_moto, serving_openbao
 from tests.functional.running import RunningStore
+
+pytest.register_assert_rewrite(
+    *(f"dox_core_store.testing.store_{name}" for name in ("conformance", "imports", "versions"))
+)
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +63,18 @@ def moto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Moto]:
     """AWS's API over a real socket."""
     with serving_moto(tmp_path_factory.mktemp("moto")) as aws:
         yield aws
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """A real PostgreSQL that nobody stops."""
+    with serving_postgres(tmp_path_factory.mktemp("postgres")) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres: Postgres) -> Iterator[str]:
+    """The address of an empty database."""
+    url = postgres.create_database()
+    yield url
+    postgres.drop_database(url)

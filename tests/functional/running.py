@@ -83,7 +83,8 @@ def run_doxstore(
 
 
 class RunningStore:
-    """See the module. ``wrapper`` is put before the command line, ``environment`` around it."""
+    """See the module. ``wrapper`` is put before the command line, ``environment`` around it.
+    ``database``: the store lies there, and this is one of its nodes."""
 
     def __init__(
         self,
@@ -92,7 +93,9 @@ class RunningStore:
         wrapper: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         ca_file: Path | None = None,
+        database: str = "",
     ) -> None:
+        self.database = database
         self.folder = folder
         self.data = folder / "data"
         self.key_file = folder / "root.key"
@@ -101,6 +104,8 @@ class RunningStore:
         self.port = free_port()
         self.wrapper = list(wrapper)
         self.environment = {"DOXSTORE_BALLAST_MIB": "1", **(environment or {})}
+        if database:
+            self.environment["DOXSTORE_DATABASE"] = database
         self.ca_file = ca_file
         self.operator = ""
         self.admin_token = ""
@@ -126,7 +131,9 @@ class RunningStore:
     def init(self) -> None:
         """Make the store; `admin_token` is what ``init`` printed."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        made = run_doxstore("init", "--data", self.data, "--key-file", self.key_file, "--json")
+        made = run_doxstore(
+            "init", "--data", self.data, "--key-file", self.key_file, "--json", **self.environment
+        )
         assert made.returncode == 0, made.stderr
         said = json_module.loads(made.stdout)
         self.operator, self.admin_token = said["operator"], said["operator_token"]

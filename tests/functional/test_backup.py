@@ -24,7 +24,8 @@ from tests.functional.running import RunningStore, clean_environment, run_doxsto
 from dox_core_store.cli.progress import counting
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.backup.review import Progress
-from dox_core_store.server.adapters.sqlite.store import open_store
+from dox_core_store.server.adapters.sql.store import open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.bootstrap.drills import look_over
 from dox_core_store.server.bootstrap.restores import Orders, restore_backup
 from dox_core_store.server.bootstrap.unlock import unlock_of
@@ -535,7 +536,7 @@ def is_whole(store: RunningStore, data: Path, quiet: Progress = counting) -> boo
     alarms: list[str] = []
     settings = Settings(data=str(data), key_file=str(store.key_file))
     opened = open_store(
-        data,
+        SqlitePlace(data),
         unlock=unlock_of(settings, None),
         alarm=lambda table, row: alarms.append(f"{table} {row}"),
     )

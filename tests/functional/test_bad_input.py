@@ -1113,3 +1113,16 @@ def by_request(store: RunningStore, answer: Answer) -> list[dict[str, Any]]:
         found += page["items"]
         cursor = page["next_cursor"]
     return found
+
+
+def test_only_a_value_may_hold_a_nul(shared_store: RunningStore) -> None:
+    """PostgreSQL takes none in a text; a value is sealed and kept as it is."""
+    body = {"value": "with\0nul"}
+    path = "bad.with_nul"
+    assert shared_store.request("PUT", f"/v1/keys/{path}", json=body).status == 201
+    assert shared_store.get(path).json["value"] == "with\0nul"
+    for field in ("owner", "usage", "reason"):
+        answer = shared_store.request("PUT", f"/v1/keys/{path}", json={**body, field: "a\0b"})
+        assert (answer.status, answer.json["code"]) == (400, "invalid_field")
+    answer = shared_store.request("GET", "/v1/ledger?request_id=a%00b")
+    assert (answer.status, answer.json["code"]) == (400, "invalid_parameter")

@@ -28,7 +28,8 @@ from tests.functional.running import RunningStore
 
 from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
 from dox_core_store.server.adapters.seals.unlocking import Unlocking
-from dox_core_store.server.adapters.sqlite.store import open_store
+from dox_core_store.server.adapters.sql.store import open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 
 DAY = 86_400
 LONG = secrets.token_hex(2_500)
@@ -48,7 +49,7 @@ class Forge:
 
     def __init__(self, store: RunningStore) -> None:
         opened = open_store(
-            store.data,
+            SqlitePlace(store.data),
             unlock=Unlocking([KeyFileHolder(store.key_file)]),
             alarm=lambda *_row: None,
         )

@@ -180,6 +180,10 @@ def test_the_product_pages_curl_returns_a_token_that_works(dev: Dev) -> None:
     assert dev.read("external_apis.google_services.maps_api", issued["token"])["version"] == 1
 
 
+def test_a_start_says_nothing_before_what_to_do(dev: Dev) -> None:
+    assert dev.said().startswith("dox-core-store, for development: ")
+
+
 def test_the_fetch_that_it_prints_works(dev: Dev) -> None:
     command = re.search(r"^ +(curl .*)$", dev.said(), re.MULTILINE)
     assert command is not None

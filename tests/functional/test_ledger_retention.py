@@ -29,10 +29,11 @@ from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
 from dox_core_store.server.adapters.seals.unlocking import Unlocking, new_slot
 from dox_core_store.server.adapters.sql.custody import new_store_id
 from dox_core_store.server.adapters.sql.pruning import Planner
+from dox_core_store.server.adapters.sql.store import create_store, open_store
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sql.transaction import timestamp
 from dox_core_store.server.adapters.sqlite.engine import open_engine
-from dox_core_store.server.adapters.sqlite.store import create_store, open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.domain.access import Role
 from dox_core_store.server.domain.ledger import Entry
 
@@ -90,7 +91,7 @@ def fill(store: RunningStore) -> None:
     clock = OlderClock(datetime.now(UTC) - timedelta(days=DAYS) - HOUR)
     store.data.mkdir(parents=True)
     create_store(
-        store.data,
+        SqlitePlace(store.data),
         store_id=(store_id := new_store_id()),
         slot=new_slot(KeyFileHolder(store.key_file), store_id, label=None),
         default_environment="production",
@@ -100,7 +101,7 @@ def fill(store: RunningStore) -> None:
         clock=clock,
     )
     opened = open_store(
-        store.data,
+        SqlitePlace(store.data),
         unlock=Unlocking([KeyFileHolder(store.key_file)]),
         alarm=lambda table, row: pytest.fail(f"{table} {row}"),
     )

@@ -33,6 +33,7 @@ from tests.functional.running import RunningStore, run_doxstore
 
 from dox_core_store import wire
 from dox_core_store.cli.application import run as run_command
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.bootstrap.ledger_check import LedgerCopy
 from dox_core_store.server.web.ledger_routes import ledger_record
 
@@ -121,7 +122,7 @@ def is_shipped(entry: dict[str, Any]) -> bool:
 def write_export(database: Path, export: Path) -> None:
     """What the server would export of ``database``."""
     with export.open("wb") as file:
-        for filed in LedgerCopy(database).inspection.blocks():
+        for filed in LedgerCopy(SqlitePlace(database.parent, database.name)).inspection.blocks():
             for each in filed.entries():
                 file.write(wire.encode(ledger_record(each)) + b"\n")
 

@@ -160,7 +160,7 @@ def check_everything_opens(store: RunningStore, key_file: Path | None = None) ->
     with local._store.engine.connect() as connection:
         for path, environment, version_id, sealed in connection.execute(query):
             if sealed is not None:
-                local._store.vault.open(
+                local._store.sealer.open(
                     Binding(local.store_id, path, environment, version_id), sealed
                 )
                 numbers.add(sealed_number(sealed))

@@ -18,7 +18,8 @@ from tests.functional.running import RunningStore, run_doxstore
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.seals.key_file import KeyFileHolder
 from dox_core_store.server.adapters.seals.unlocking import Unlocking
-from dox_core_store.server.adapters.sqlite.store import open_store
+from dox_core_store.server.adapters.sql.store import open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.domain.access import TokenRecord
 from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.ports import Transaction
@@ -193,7 +194,9 @@ def test_the_command_line_lists_issues_and_rotates(store: RunningStore) -> None:
 def aged(store: RunningStore, token_id: str, *, issued_days: int, left_days: int) -> None:
     """Make a token that was issued long ago, and the key that signed it: a test cannot wait."""
     opened = open_store(
-        store.data, unlock=Unlocking([KeyFileHolder(store.key_file)]), alarm=lambda *_row: None
+        SqlitePlace(store.data),
+        unlock=Unlocking([KeyFileHolder(store.key_file)]),
+        alarm=lambda *_row: None,
     )
 
     def work(tx: Transaction) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,14 +12,28 @@ from dox_core_store.cli.command import Command, Group
 from dox_core_store.cli.option import EnvironmentName, Json
 from dox_core_store.cli.output import note, show_facts, show_json, show_table, when
 from dox_core_store.cli.session import ask
+from dox_core_store.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from dox_core_store.client import KeyService
 
 __all__ = ["ACCESS"]
 
+
+def _checked(text: str) -> str:
+    from dox_core_store.client.protocol import check_spelling
+
+    try:
+        return check_spelling(text)
+    except InvalidRequestError as error:  # most likely a pattern
+        raise typer.BadParameter(error.detail) from None
+
+
 KeyPath = Annotated[
-    str, typer.Argument(metavar="KEY", help="Path of the key; it may end in an environment.")
+    str,
+    typer.Argument(
+        metavar="KEY", help="Path of the key; it may end in an environment.", callback=_checked
+    ),
 ]
 
 
@@ -135,11 +150,17 @@ def unused(
     for each. Grants that are younger, or older than what is known of calls, are listed apart.
     A deny is never proposed.
     """
+    since = datetime.now(UTC) - timedelta(days=days)
 
-    async def listed(client: KeyService) -> list[wire.UnusedGrant]:
-        return [each async for each in client.unused_grants(days, service)]
+    async def listed(client: KeyService) -> tuple[list[wire.UnusedGrant], bool]:
+        found = [each async for each in client.unused_grants(days, service)]
+        young = {each.grant.grant_id for each in found if each.too_young}
+        allows = [each async for each in client.list_grants(service) if each.effect == "allow"]
+        return found, any(
+            each.created_at <= since and each.grant_id not in young for each in allows
+        )
 
-    found = ask(listed)
+    found, can_tell = ask(listed)
     if as_json:
         show_json(found)
         return
@@ -148,20 +169,22 @@ def unused(
     young = [each for each in found if each.too_young]
     if old:
         show_table(
-            ("SERVICE", "PATTERN", "ENVIRONMENT", "GRANTED", "TO TAKE IT BACK"),
+            ("SERVICE", "PATTERN", "ENVIRONMENT", "TO TAKE IT BACK", "GRANTED"),
             (
                 (
                     each.grant.service_name,
                     each.grant.pattern,
                     each.grant.environment,
-                    each.grant.created_at,
                     each.command,
+                    each.grant.created_at,
                 )
                 for each in old
             ),
         )
-    else:
+    elif can_tell:
         note(f"Every grant that is old enough was used by a call within {days} days.")
+    else:
+        note("No grant is old enough to tell.")
     if young:
         if old:
             _gap()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -21,11 +22,18 @@ from dox_core_store.cli.key import KEY
 from dox_core_store.cli.ledger import LEDGER
 from dox_core_store.cli.login import LOGIN, LOGOUT
 from dox_core_store.cli.operator import OPERATOR
-from dox_core_store.cli.output import ExitCode, exit_code_of, show_error
+from dox_core_store.cli.output import (
+    ExitCode,
+    exit_code_of,
+    output_failed,
+    show_error,
+    silence_stdout,
+)
 from dox_core_store.cli.seal import SEAL
 from dox_core_store.cli.serve import SERVE
 from dox_core_store.cli.service import SERVICE
 from dox_core_store.cli.token import TOKEN
+from dox_core_store.cli.vault import VAULT
 from dox_core_store.errors import DoxStoreError
 
 __all__ = ["TABLE", "build", "run"]
@@ -46,9 +54,17 @@ TABLE: tuple[Command | Group, ...] = (
     LOGOUT,
     ENV,
     LEDGER,
+    VAULT,
     SEAL,
     BACKUP,
 )
+
+_REMEDIES = {
+    "connection_failed": "Check `KEY_SERVICE_URL` and the network; `doxstore doctor` tells more.",
+    "invalid_field": "See `{command} --help`.",
+    "invalid_parameter": "See `{command} --help`.",
+}
+"""Where somebody at a terminal does something else than a program that uses the client."""
 
 
 def build() -> typer.Typer:
@@ -76,12 +92,9 @@ def run(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     try:
         code = build()(args=list(arguments), prog_name="doxstore", standalone_mode=False)
+        sys.stdout.flush()
     except DoxStoreError as error:
-        detail = error.detail
-        if error.request_id:
-            detail = f"{detail} (request {error.request_id})"
-        show_error(error.code, detail, as_json=as_json)
-        return exit_code_of(error)
+        return _refused(error, arguments, as_json=as_json)
     except typer.TyperException as error:
         return _usage(error, as_json=as_json)
     except typer.Abort:
@@ -90,10 +103,37 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has enough. Python would complain again at its own exit.
-        _silence_stdout()
+        silence_stdout()  # whoever read our output has enough
         return ExitCode.REFUSED
+    except OSError as error:
+        if error.filename is not None:
+            raise  # no output of ours: a fault
+        silence_stdout()
+        return _refused(output_failed(error), arguments, as_json=as_json)
     return code if isinstance(code, int) else ExitCode.OK
+
+
+def _refused(error: DoxStoreError, arguments: Sequence[str], *, as_json: bool) -> int:
+    detail = error.detail
+    if error.request_id:
+        detail = f"{detail} (request {error.request_id})"
+    remedy = _REMEDIES.get(error.code)
+    if remedy is not None:
+        remedy = remedy.format(command=_named(arguments))
+    show_error(error.code, detail, remedy=remedy, as_json=as_json)
+    return exit_code_of(error)
+
+
+def _named(arguments: Sequence[str]) -> str:
+    """The command that ``arguments`` begin with: ``doxstore key put``."""
+    named, rows = "doxstore", TABLE
+    for word in arguments:
+        row = next((each for each in rows if each.name == word), None)
+        if row is None:
+            break
+        named = f"{named} {word}"
+        rows = row.commands if isinstance(row, Group) else ()
+    return named
 
 
 def _usage(error: typer.TyperException, *, as_json: bool) -> int:
@@ -107,13 +147,6 @@ def _usage(error: typer.TyperException, *, as_json: bool) -> int:
         remedy = f"See `{path} --help`."
         show_error("usage", message, remedy=remedy, as_json=as_json)
     return ExitCode.USAGE
-
-
-def _silence_stdout() -> None:
-    import os
-    import sys
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _version(wanted: bool) -> None:

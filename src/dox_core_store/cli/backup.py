@@ -1,6 +1,6 @@
 """`doxstore backup`: a store in one file, rehearsed, and made into a store again.
 
-On the store itself, beside a running server. A file may be ``s3://bucket/name``; credentials and
+On the store itself, beside running servers. A file may be ``s3://bucket/name``; credentials and
 AWS_ENDPOINT_URL then come from the environment.
 """
 
@@ -17,6 +17,7 @@ from dox_core_store.cli.backup_report import show_drilled, show_made, show_resto
 from dox_core_store.cli.command import Command, Group
 from dox_core_store.cli.option import (
     ConfigFile,
+    DatabaseUrl,
     DataFolder,
     Json,
     KeyFile,
@@ -29,7 +30,6 @@ from dox_core_store.cli.session import local_settings, needs_server_extra
 
 __all__ = ["BACKUP"]
 
-_DATABASE = "store.db"
 
 BackupAddress = Annotated[
     str, typer.Argument(metavar="FILE", help="The backup: a file, or s3://BUCKET/NAME.")
@@ -49,6 +49,7 @@ def create(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -61,7 +62,12 @@ def create(
     meanwhile. FILE is there when it is whole, readable by you alone.
     """
     settings = local_settings(
-        "backup create", config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        "backup create",
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
     with needs_server_extra("backup create"):
         from dox_core_store.server.bootstrap.backups import create_backup
@@ -82,6 +88,7 @@ def drill(
     *,
     identity: Identity = None,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -94,21 +101,24 @@ def drill(
     exit code is 1 if anything is wrong with the backup; that the store has moved on is not.
     """
     settings = local_settings(
-        "backup drill", config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        "backup drill",
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
     with needs_server_extra("backup drill"):
         from dox_core_store.server.bootstrap.drills import drill_backup
 
-    live = Path(settings.data)
     drilled = drill_backup(
         settings,
         file,
         identity=identity,
-        live=live if (live / _DATABASE).is_file() else None,
         ask=asking(settings.unseal_with),
         progress=counting,
     )
-    show_drilled(file, drilled, live=live, as_json=as_json)
+    show_drilled(file, drilled, as_json=as_json)
     if drilled.looked.faults:
         raise typer.Exit(ExitCode.REFUSED)
 
@@ -117,9 +127,18 @@ def restore(
     file: BackupAddress,
     *,
     data: Annotated[
-        str,
+        str | None,
         typer.Option("--data", metavar="DIR", help="Folder for the store; it must not hold one."),
-    ],
+    ] = None,
+    database: Annotated[
+        str | None,
+        typer.Option(
+            "--database",
+            metavar="URL",
+            help="PostgreSQL for the store instead, with no table in it:"
+            " postgresql://USER@HOST/NAME, without a password (see `serve`).",
+        ),
+    ] = None,
     identity: Identity = None,
     checkpoints: Annotated[
         Path | None,
@@ -146,16 +165,32 @@ def restore(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Make the store of a backup in an empty folder, in a new epoch.
+    """Make the store of a backup in an empty folder or database, in a new epoch.
+
+    Whatever it was made from: a backup is the same of both, so this is also how a store moves from
+    a folder to PostgreSQL, or back. A draft is made first (in --data, by default .doxstore), so
+    there has to be room for it.
 
     The backup is looked over as in a drill before the store is there. It hands out nothing until
     somebody has signed off that what was revoked since the backup is revoked: --checkpoints does
     it by the ledger, --sign-off and `backup sign-off` by your word. Passwords of databases may have
     changed since; such keys are listed and marked as unverified.
     """
+    if data is None and database is None:
+        raise typer.BadParameter("Where to? Say --data DIR, or --database URL.")
     settings = local_settings(
-        "backup restore", config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        "backup restore",
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
+    if settings.database and database is None:
+        raise typer.BadParameter(
+            "The settings name a database as well: say --database URL to restore into it, or"
+            " --database '' to restore into the folder."
+        )
     with needs_server_extra("backup restore"):
         from dox_core_store.server.bootstrap.restores import Orders, restore_backup
 
@@ -166,13 +201,20 @@ def restore(
         ask=asking(settings.unseal_with),
         progress=counting,
     )
-    show_restored(data, key_file or os.environ.get("DOXSTORE_KEY_FILE"), restored, as_json=as_json)
+    show_restored(
+        settings,
+        "" if data is None else data,
+        key_file or os.environ.get("DOXSTORE_KEY_FILE"),
+        restored,
+        as_json=as_json,
+    )
 
 
 def sign_off(
     *,
     reason: RequiredReason,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -183,7 +225,12 @@ def sign_off(
     From then on it hands out values, also where its server runs already.
     """
     settings = local_settings(
-        "backup sign-off", config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        "backup sign-off",
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
     with needs_server_extra("backup sign-off"):
         from dox_core_store.server.bootstrap.restores import sign_off_epoch
@@ -192,7 +239,7 @@ def sign_off(
     show_signed_off(record, as_json=as_json)
 
 
-_FILES = "the `server` extra; the store's folder and what opens it"
+_FILES = "the `server` extra; the store's folder or database, and what opens it"
 
 BACKUP = Group(
     "backup",
@@ -215,7 +262,10 @@ BACKUP = Group(
             "restore",
             restore,
             "doxstore backup restore /backup/store.backup --data /var/lib/doxstore"
-            " --key-file /safe/root.key --checkpoints ledger.jsonl",
+            " --key-file /safe/root.key --checkpoints ledger.jsonl\n"
+            "doxstore backup restore /backup/store.backup"
+            " --database postgresql://doxstore@db.example/doxstore --key-file /safe/root.key"
+            " --sign-off 'moved; nothing changed since'",
             "the `server` extra; the backup and what opens it",
         ),
         Command(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dox_core_store.cli.output import note, show_facts, show_json
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from dox_core_store.server.bootstrap.drills import Drilled
     from dox_core_store.server.bootstrap.restores import Restored
     from dox_core_store.server.domain.epoch import EpochRecord
+    from dox_core_store.server.settings import Settings
 
 __all__ = ["show_drilled", "show_made", "show_restored", "show_signed_off"]
 
@@ -44,7 +44,7 @@ def show_made(file: str, made: Made, *, as_json: bool) -> None:
     note("Rehearse it now and then: doxstore backup drill " + shlex.quote(file))
 
 
-def show_drilled(file: str, drilled: Drilled, *, live: Path, as_json: bool) -> None:
+def show_drilled(file: str, drilled: Drilled, *, as_json: bool) -> None:
     looked, header = drilled.looked, drilled.checked.header
     if as_json:
         show_json(
@@ -75,16 +75,20 @@ def show_drilled(file: str, drilled: Drilled, *, live: Path, as_json: bool) -> N
             }
         )
         return
-    show_facts(_drill_facts(file, drilled, live))
+    show_facts(_drill_facts(file, drilled))
 
 
-def show_restored(data: str, key_file: str | None, restored: Restored, *, as_json: bool) -> None:
-    steps = _next_steps(data, key_file, restored)
+def show_restored(
+    settings: Settings, data: str, key_file: str | None, restored: Restored, *, as_json: bool
+) -> None:
+    """``data`` and ``key_file`` as they were given, for the commands that come next."""
+    steps = _next_steps(settings.database, data, key_file, restored)
     header, since = restored.checked.header, restored.since
     if as_json:
         show_json(
             {
-                "data": data,
+                "data": settings.data,
+                "database": settings.database or None,
                 "store_id": header.store_id,
                 "epoch": restored.epoch,
                 "backup_created_at": header.created_at,
@@ -101,7 +105,7 @@ def show_restored(data: str, key_file: str | None, restored: Restored, *, as_jso
         )
         return
     facts: list[tuple[str, Any]] = [
-        ("restored", f"{header.store_id} in {data}, epoch {restored.epoch}"),
+        ("restored", f"{header.store_id} in {restored.place}, epoch {restored.epoch}"),
         ("as of", f"{header.created_at}, from epoch {header.epoch}"),
         ("holds", _holds(header.counts)),
     ]
@@ -146,7 +150,7 @@ def show_signed_off(record: EpochRecord | None, *, as_json: bool) -> None:
         )
 
 
-def _drill_facts(file: str, drilled: Drilled, live: Path) -> list[tuple[str, Any]]:
+def _drill_facts(file: str, drilled: Drilled) -> list[tuple[str, Any]]:
     looked, header = drilled.looked, drilled.checked.header
     versions, ledger = looked.versions, looked.ledger
     facts: list[tuple[str, Any]] = [
@@ -172,11 +176,11 @@ def _drill_facts(file: str, drilled: Drilled, live: Path) -> list[tuple[str, Any
         label = f" {slot.label}" if slot.label else ""
         facts.append(("slot", f"{slot.slot_id} ({slot.kind}{label}): {told}"))
     if isinstance(drilled.differences, str):
-        facts.append(("compared", f"not with {live}: {drilled.differences}"))
+        facts.append(("compared", f"not with {drilled.live}: {drilled.differences}"))
     else:
         counts, named = drilled.differences
         same = "" if any(counts.values()) else ": no difference"
-        facts.append(("compared", f"with {live}{same}"))
+        facts.append(("compared", f"with {drilled.live}{same}"))
         for kind, told in _DIFFERENCES.items():
             if counts[kind]:
                 more = "" if counts[kind] == len(named[kind]) else ", …"
@@ -192,10 +196,9 @@ def _drill_facts(file: str, drilled: Drilled, live: Path) -> list[tuple[str, Any
     return facts
 
 
-def _next_steps(data: str, key_file: str | None, restored: Restored) -> list[str]:
-    options = f"--data {shlex.quote(data)}"
-    if key_file:
-        options += f" --key-file {shlex.quote(key_file)}"
+def _next_steps(database: str, data: str, key_file: str | None, restored: Restored) -> list[str]:
+    given = {"--database": database, "--data": data, "--key-file": key_file}
+    options = " ".join(f"{name} {shlex.quote(said)}" for name, said in given.items() if said)
     steps = []
     if restored.reviewed_by is None:
         made_at = restored.checked.header.created_at

@@ -2,7 +2,7 @@
 
 Looks at one thing after another and says of each what it found; a failure ends nothing but what
 depends on it. Reads only (but for the schema, which opening a store brings up to date), and works
-beside a running server.
+beside running servers. Of a store in PostgreSQL it looks at the nodes, and not at a folder.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from dox_core_store.cli.command import Command
 from dox_core_store.cli.doctor_custody import custody_findings
+from dox_core_store.cli.doctor_database import database_findings, node_findings
 from dox_core_store.cli.doctor_shipping import shipping_findings
 from dox_core_store.cli.doctor_tokens import token_finding
 from dox_core_store.cli.finding import FAILURE, OK, WARNING, Finding, shown
 from dox_core_store.cli.ledger_verify import verify_local
-from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile, UnsealWith
+from dox_core_store.cli.option import ConfigFile, DatabaseUrl, DataFolder, Json, KeyFile, UnsealWith
 from dox_core_store.cli.output import ExitCode, show_json, show_table
 from dox_core_store.cli.progress import counting
 from dox_core_store.cli.serve import answers, url_of
@@ -41,19 +42,19 @@ _LOW_DISK_BYTES = 1024 * _MIB
 _NO_DISK_BYTES = 64 * _MIB
 """The log alone may grow to this before it is folded back into the database."""
 
-_FULL_SYNC = 2
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def doctor(
     *,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Look a store over: files, seal, every record and value, the ledger, custody, disk, clock.
+    """Look a store over: files or nodes, seal, all records and values, ledger, custody, clock.
 
     What the ledger says was taken away is compared with what the records say. The exit code is 1
     if something failed; a warning alone leaves it 0.
@@ -61,34 +62,58 @@ def doctor(
     with needs_server_extra("doctor"):  # or it would count as an illness of the store
         from dox_core_store.server.bootstrap import LocalStore as _  # noqa: F401
     settings = local_settings(
-        "doctor", config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        "doctor",
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
-    findings = list(_findings(settings))
+    nodes: list[dict[str, Any]] = []
+    findings = list(_findings(settings, nodes))
     found = {finding.status for finding in findings}
     worst = next(each for each in (FAILURE, WARNING, OK) if each in found)
     if as_json:
-        show_json({"status": worst, "checks": [finding._asdict() for finding in findings]})
+        told = {"status": worst, "checks": [finding._asdict() for finding in findings]}
+        show_json({**told, "nodes": nodes} if settings.database else told)
     else:
         show_table(("CHECK", "STATUS", "FOUND"), findings)
     if worst == FAILURE:
         raise typer.Exit(ExitCode.REFUSED)
 
 
-def _findings(settings: Settings) -> Iterator[Finding]:
+def _findings(settings: Settings, nodes: list[dict[str, Any]]) -> Iterator[Finding]:
+    """``nodes`` is filled with what there is to say of each."""
     folder = Path(settings.data)
-    yield from _files(folder)
+    if not settings.database:
+        yield from _files(folder)
     yield _key_file(folder, settings.key_file)
-    yield _disk(folder)
-    yield _ballast(folder, settings.ballast_mib)
+    if not settings.database:
+        yield _disk(folder)
+        yield _ballast(folder, settings.ballast_mib)
     try:
         store = local_store("doctor", settings)
     except DoxStoreError as error:
         yield Finding("seal", FAILURE, f"{error.code}: {error.detail} Nothing more was looked at.")
         return
+    try:
+        yield from _opened(store, settings, nodes)
+    except DoxStoreError as error:  # the database went away meanwhile
+        told = f"{error.code}: {error.detail} Nothing more was looked at."
+        yield Finding("database", FAILURE, told)
+
+
+def _opened(
+    store: LocalStore, settings: Settings, nodes: list[dict[str, Any]]
+) -> Iterator[Finding]:
     slot = store.opened_by
     label = f" {slot.label}" if slot.label else ""
     yield Finding("seal", OK, f"slot {slot.slot_id} ({slot.kind}{label}) opens {store.store_id}")
-    yield from _database(store)
+    yield from database_findings(store.inspection.condition())
+    if settings.database:
+        found = store.inspection.nodes()
+        nodes += [node._asdict() for node in found]
+        yield from node_findings(found)
     yield _room(store, settings)
     yield _records(store)
     yield _values(store)
@@ -152,19 +177,6 @@ def _ballast(folder: Path, mib: int) -> Finding:
         told = f"{held / _MIB:g} of {mib} MiB are kept: a server fills it up where there is room"
         return Finding("ballast", WARNING, told)
     return Finding("ballast", OK, f"{mib} MiB are kept, so that revoking works on a full disk")
-
-
-def _database(store: LocalStore) -> Iterator[Finding]:
-    found = store.inspection.condition()
-    is_known = found.schema == found.known_schema
-    yield Finding("schema", OK if is_known else FAILURE, f"revision {found.schema}")
-    syncs = (found.journal_mode, found.synchronous) == ("wal", _FULL_SYNC)
-    yield Finding(
-        "durability",
-        OK if syncs else FAILURE,
-        f"journal {found.journal_mode}, synchronous {'FULL' if syncs else found.synchronous}",
-    )
-    yield Finding("database", OK if found.pages == "ok" else FAILURE, f"pages: {found.pages}")
 
 
 def _room(store: LocalStore, settings: Settings) -> Finding:
@@ -232,5 +244,5 @@ DOCTOR = Command(
     "doctor",
     doctor,
     "doxstore doctor --data /var/lib/doxstore --key-file /etc/doxstore/root.key",
-    "the `server` extra; the store's folder and its key file",
+    "the `server` extra; the store's folder or database, and its key file",
 )

@@ -69,7 +69,7 @@ def remove(
         str, typer.Argument(metavar="GRANT_ID|SERVICE", help="The grant, or its service.")
     ],
     pattern: Annotated[
-        str | None, typer.Argument(metavar="[PATTERN]", help="The pattern, after a service.")
+        str | None, typer.Argument(metavar="PATTERN", help="The pattern, after a service.")
     ] = None,
     *,
     environment: EnvironmentName = None,
@@ -107,7 +107,7 @@ def remove(
 
 def list_grants(
     service: Annotated[
-        str | None, typer.Argument(metavar="[SERVICE]", help="Only this service's.")
+        str | None, typer.Argument(metavar="SERVICE", help="Only this service's.")
     ] = None,
     as_json: Json = False,
 ) -> None:

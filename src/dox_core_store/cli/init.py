@@ -29,7 +29,7 @@ from dox_core_store.cli.new_slot import (
     print_shares,
     slot_kind,
 )
-from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile
+from dox_core_store.cli.option import ConfigFile, DatabaseUrl, DataFolder, Json, KeyFile
 from dox_core_store.cli.output import note, show_facts, show_json
 from dox_core_store.cli.session import local_settings, needs_server_extra
 from dox_core_store.errors import ConfigurationError
@@ -44,6 +44,7 @@ _OPERATOR = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 def init(
     *,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     operator: Annotated[
         str | None,
@@ -77,11 +78,19 @@ def init(
 ) -> None:
     """Make a store and what opens it, and print a token (24 h) for its first operator.
 
+    With --database in PostgreSQL, in an empty database of its own, for one node or many. The folder
+    is then what this machine remembers of it.
+
     A key file that exists is used, never overwritten. Keep a copy of it apart from the data:
     without it, the store opens for nobody. `doxstore seal slots add` adds other ways to open it.
     """
     settings = local_settings(
-        "init", config=config, data=data, key_file=key_file, default_environment=default_environment
+        "init",
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        default_environment=default_environment,
     )
     folder = Path(settings.data)
     with needs_server_extra("init"):
@@ -113,6 +122,8 @@ def init(
         "operator_token": store.operator_token(name, _TOKEN_LIFETIME),
         "data": str(folder.resolve()),
     }
+    if settings.database:
+        told["database"] = settings.database
     if kind == "key-file":
         told["key_file"] = str(Path(settings.key_file).resolve())
     else:
@@ -128,7 +139,8 @@ def init(
     if made.shares and not shares_dir:
         print_shares(made.shares, threshold)
     opened = f"--key-file {told['key_file']}" if kind == "key-file" else f"--unseal-with {kind}"
-    note(f"Serve it: doxstore serve --data {told['data']} {opened}")
+    there = f"--database '{settings.database}' " if settings.database else ""
+    note(f"Serve it: doxstore serve {there}--data {told['data']} {opened}")
 
 
 def _check_key_file(folder: Path, key_file: str) -> None:
@@ -152,6 +164,8 @@ def _this_user() -> str:
 INIT = Command(
     "init",
     init,
-    "doxstore init --data /var/lib/doxstore --key-file /etc/doxstore/root.key",
-    "the `server` extra; write access to both places",
+    "doxstore init --data /var/lib/doxstore --key-file /etc/doxstore/root.key\n"
+    "doxstore init --database postgresql://doxstore@db.example/doxstore"
+    " --data /var/lib/doxstore --key-file /etc/doxstore/root.key",
+    "the `server` extra; write access to both places; with --database the `postgres` extra",
 )

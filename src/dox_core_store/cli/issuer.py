@@ -8,7 +8,7 @@ import typer
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command, Group
-from dox_core_store.cli.option import EnvironmentName, Json, Reason
+from dox_core_store.cli.option import Json, Reason
 from dox_core_store.cli.output import show_facts, show_json, show_table
 from dox_core_store.cli.session import ask
 
@@ -53,21 +53,28 @@ def list_issuers(as_json: Json = False) -> None:
     if as_json:
         show_json(found)
         return
-    columns = ("ISSUER", "STATUS", "URL", "AUDIENCE", "TRUST", "STANDS FOR", "CLAIMS", "AT MOST")
+    columns = ("ISSUER", "STATUS", "TRUST", "STANDS FOR", "CLAIMS", "AT MOST", "URL", "AUDIENCE")
     rows: list[tuple[object, ...]] = []
     for each in found:
-        head = (each.name, each.status, each.url, each.audience)
-        rows += [(*head, *_row(trust)) for trust in each.trusts] or [(*head, *["-"] * 4)]
+        trusts = [_row(trust) for trust in each.trusts] or [("-",) * 4]
+        rows += [(each.name, each.status, *row, each.url, each.audience) for row in trusts]
     show_table(columns, rows)
 
 
 def disable(name: IssuerName, reason: Reason = None, as_json: Json = False) -> None:
     """Take no more tokens of an issuer, and end those that were made of them."""
-    done = ask(lambda client: client.disable_issuer(name, reason))
+
+    async def disabled(client: KeyService) -> tuple[bool, wire.IssuerDisabled]:
+        known = [each async for each in client.list_issuers() if each.name == name]
+        was_disabled = any(each.status == "disabled" for each in known)
+        return was_disabled, await client.disable_issuer(name, reason)
+
+    was_disabled, done = ask(disabled)
     if as_json:
         show_json(done)
         return
-    show_facts([("disabled", done.issuer), ("tokens ended", done.tokens_ended)])
+    already = " (it was disabled already)" if was_disabled else ""
+    show_facts([("disabled", f"{done.issuer}{already}"), ("tokens ended", done.tokens_ended)])
 
 
 def trust(  # noqa: PLR0917 - options
@@ -92,7 +99,15 @@ def trust(  # noqa: PLR0917 - options
     role: Annotated[
         list[str] | None, typer.Option(metavar="ROLE", help="What such people get; repeatable.")
     ] = None,
-    environment: EnvironmentName = None,
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            "--environment",
+            "-e",
+            metavar="NAME",
+            help="Environment of the tokens. [default: the service's, else the store's]",
+        ),
+    ] = None,
     most: Annotated[
         str | None,
         typer.Option("--max", metavar="DURATION", help="Life of a token: 1h at most, people 12h."),
@@ -153,7 +168,12 @@ def _row(trust: wire.Trust) -> tuple[str, str, str, str]:
     else:
         whom = f"people by {trust.name} as {', '.join(trust.roles)}"
     claims = ", ".join(f"{claim}={value}" for claim, value in trust.claims.items())
-    return trust.trust_id, whom, claims, f"{trust.max_lifetime_seconds // 60} min"
+    return trust.trust_id, whom, claims, _duration(trust.max_lifetime_seconds)
+
+
+def _duration(seconds: int) -> str:
+    unit, name = next((u, n) for u, n in ((3600, "h"), (60, "min"), (1, "s")) if seconds % u == 0)
+    return f"{seconds // unit} {name}"
 
 
 def _show(issuer: wire.Issuer, *, as_json: bool) -> None:
@@ -184,7 +204,12 @@ ISSUER = Group(
             _NEEDS,
         ),
         Command("list", list_issuers, "doxstore issuer list", "permission `list keys`"),
-        Command("disable", disable, "doxstore issuer disable github --reason 'not used'", _NEEDS),
+        Command(
+            "disable",
+            disable,
+            "doxstore issuer disable github --reason 'not used'",
+            f"{_NEEDS}, and `list keys`",
+        ),
         Command(
             "trust",
             trust,

@@ -101,6 +101,7 @@ def show_description(found: wire.KeyDescription, *, as_json: bool) -> None:
     if found.unverified_since is not None:
         facts.append(("unverified since", when(found.unverified_since)))
     show_facts(facts)
+    typer.echo()
     show_versions(found.versions)
 
 

@@ -18,7 +18,7 @@ __all__ = ["KEY_LIMIT"]
 def limit(
     key: KeyPath,
     rate: Annotated[
-        str | None, typer.Argument(metavar="[RATE]", help="Such as 60/min, 5/s or 1000/h.")
+        str | None, typer.Argument(metavar="RATE", help="Such as 60/min, 5/s or 1000/h.")
     ] = None,
     *,
     environment: EnvironmentName = None,

@@ -98,6 +98,9 @@ def search(
     if as_json:
         show_json(records)
         return
+    if not records:
+        note("Nothing matches.")
+        return
     show_table(
         ("TIME", "WHO", "ACTION", "STATUS", "KEY", "N", "ADDRESS", "REQUEST", "REASON"),
         (

@@ -14,7 +14,7 @@ import typer
 from dox_core_store import wire
 from dox_core_store.cli.command import Command
 from dox_core_store.cli.ocsf import as_ocsf
-from dox_core_store.cli.output import note
+from dox_core_store.cli.output import counted, note
 from dox_core_store.cli.progress import counting
 from dox_core_store.cli.replacement import replacing
 from dox_core_store.cli.session import ask
@@ -37,13 +37,12 @@ def export(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="[default: stdout]")
     ] = None,
     *,
-    form: Annotated[
-        Format, typer.Option("--format", help="ocsf: for a SIEM. [default: jsonl]")
-    ] = Format.JSONL,
+    form: Annotated[Format, typer.Option("--format", help="ocsf: for a SIEM.")] = Format.JSONL,
 ) -> None:
     """Write every entry, oldest first, as JSON Lines; `ledger verify --file` checks them.
 
-    FILE is made anew when the export is whole, readable by you alone. With --format ocsf each
+    FILE is made anew when the export is whole, readable by you alone; a link, a device or a pipe is
+    refused, `> FILE` writes to one. With --format ocsf each
     entry is an event of the Open Cybersecurity Schema Framework (docs/spec/ocsf.md); such a file
     holds the hashes, but `ledger verify` does not read it.
     """
@@ -60,7 +59,7 @@ def export(
 
     count = ask(exported)
     if output is not None:
-        note(f"{count} entries in {output}")
+        note(f"{counted(count, 'entry', 'entries')} in {output}")
 
 
 async def _copy(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from dox_core_store.cli.output import note, show_facts, show_json
+from dox_core_store.cli.output import counted, note, show_facts, show_json
 
 if TYPE_CHECKING:
     from dox_core_store.cli.ledger_shipped import ShippedFiles
@@ -37,19 +37,28 @@ def show_verified(verified: Verified, shipped: ShippedFiles | None, *, as_json: 
         return is_known
     facts = [
         ("ledger", "whole" if not verified.lost else "whole, but for a history that was lost"),
-        ("entries", f"{verified.entries} in {verified.streams} streams"),
+        ("entries", f"{verified.entries} in {_streams(verified.streams)}"),
         ("checkpoints", f"{verified.checkpoints}, every signature holds{_age(verified)}"),
-        ("no checkpoint covers", f"{verified.unsigned} entries"),
+        ("no checkpoint covers", _entries(verified.unsigned)),
     ]
     if shipped is not None:
-        told = f"{shipped.checkpoints} checkpoints, {verified.shipped} entries are as they say"
+        checkpoints = counted(shipped.checkpoints, "checkpoint")
+        told = f"{checkpoints}; as they say: {_entries(verified.shipped)}"
         facts.append(("shipped", told))
     if verified.pruned:
-        facts.append(("dropped by retention", f"the beginning of {verified.pruned} streams"))
+        facts.append(("dropped by retention", f"the beginning of {_streams(verified.pruned)}"))
     facts += [("begins in the middle", stream) for stream in verified.cut]
     facts += [("lost", _told(each)) for each in verified.lost]
     show_facts(facts)
     return is_known
+
+
+def _entries(number: int) -> str:
+    return counted(number, "entry", "entries")
+
+
+def _streams(number: int) -> str:
+    return counted(number, "stream")
 
 
 def _age(verified: Verified) -> str:

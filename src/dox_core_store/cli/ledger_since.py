@@ -9,6 +9,7 @@ import typer
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command
+from dox_core_store.cli.key_version import KeyPath
 from dox_core_store.cli.moment import since as time_since
 from dox_core_store.cli.option import Json
 from dox_core_store.cli.output import note, show_json, show_table
@@ -22,7 +23,7 @@ __all__ = ["SINCE"]
 
 
 def since(
-    key: Annotated[str, typer.Argument(metavar="KEY")],
+    key: KeyPath,
     *,
     from_: Annotated[
         str, typer.Option("--from", metavar="TIME", help="Since a time, or 24h, 7d ago.")
@@ -53,8 +54,8 @@ def since(
         return
     now = datetime.now(UTC)
     show_table(
-        ("MAY SERVE UNTIL", "NOW", "SERVICE", "TOKEN", "IS", "ADDRESS", "ENVIRONMENT", "VERSIONS",
-         "FIRST", "LAST", "N", "WHY"),
+        ("MAY SERVE UNTIL", "NOW", "SERVICE", "TOKEN", "IS", "ADDRESS", "ENVIRONMENT", "LAST", "N",
+         "VERSIONS", "FIRST", "WHY"),
         (
             (
                 each.may_serve_until,
@@ -64,10 +65,10 @@ def since(
                 "LIVE" if each.token_lives else "dead",
                 each.ip_address or "-",
                 each.environment,
-                ",".join(str(number) for number in each.versions),
-                each.first_handed_at,
                 each.last_handed_at,
                 each.count,
+                ",".join(str(number) for number in each.versions),
+                each.first_handed_at,
                 " ".join(f"{reason}:{count}" for reason, count in each.reasons.items()),
             )
             for each in found.items

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import msgspec
 import typer
@@ -23,11 +23,11 @@ from dox_core_store import wire
 from dox_core_store.cli.command import Command
 from dox_core_store.cli.ledger_report import show_broken, show_verified
 from dox_core_store.cli.ledger_shipped import ShippedFiles
-from dox_core_store.cli.option import DataFolder, Json, KeyFile
+from dox_core_store.cli.option import ConfigFile, DatabaseUrl, DataFolder, Json, KeyFile
 from dox_core_store.cli.output import ExitCode, note
 from dox_core_store.cli.progress import counting
 from dox_core_store.cli.session import ask, local_settings, local_store, needs_server_extra
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, ConnectionFailedError
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dox_core_store.client import KeyService
     from dox_core_store.server.bootstrap import LocalStore
     from dox_core_store.server.domain.checkpoint import LedgerVerifier, Verified
+    from dox_core_store.server.settings import Settings
 
 __all__ = ["VERIFY", "verify_local"]
 
@@ -42,6 +43,9 @@ _PROVES_LESS = (
     "The checkpoint key came from the store itself, which proves less: keep a copy of"
     " /.well-known/checkpoint-key.json elsewhere, and name it with --checkpoint-key."
 )
+_MAY_LACK_ITS_END = "Whether the end was cut off does not show without --checkpoints."
+_MOST_LINE_BYTES = 1 << 20
+"""An entry is a few kilobytes at most."""
 
 
 def verify(
@@ -66,21 +70,24 @@ def verify(
         bool, typer.Option("--part", help="EXPORT is a part: streams may begin in the middle.")
     ] = False,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Check every hash, every link and every checkpoint's signature of the ledger.
 
-    By default the store tells its ledger; --data reads the store's own files (with
-    --checkpoint-key also those of a copy that nobody serves: no slot has to open it, and DIR may be
-    the database file); --file needs nothing but the export and the checkpoint key. The first entry
+    By default the store tells its ledger; --data and --database read the store itself (with
+    --checkpoint-key also a copy that nobody serves: no slot has to open it, and DIR may be the
+    database file); --file needs nothing but the export and the checkpoint key. The first entry
     that is wrong is named, and the exit code is then 1; also where a history was lost that nobody
     has signed off.
     """
     from dox_core_store.server.domain.ledger import BrokenChainError
 
-    if file is not None and data is not None:
-        raise typer.BadParameter("Say --file or --data, not both.")
+    local = data is not None or database is not None
+    if file is not None and local:
+        raise typer.BadParameter("Say --file or where the store is, not both.")
     if part and (file is None or checkpoints):
         raise typer.BadParameter("--part goes with --file, and without --checkpoints.")
     made = _Verifiers(
@@ -89,13 +96,20 @@ def verify(
     try:
         if file is not None:
             verified = _verify_file(file, made, part=part)
-        elif data is not None and made.key is not None:
-            verified = _verify_copy(Path(data), made)
-        elif data is not None:
-            settings = local_settings("ledger verify", data=data, key_file=key_file)
-            verified = _verify_store(local_store("ledger verify", settings), made)
+        elif local:
+            command = "ledger verify"
+            if made.key is not None and database is None:
+                database = ""  # a copy in DIR, wherever the store itself is
+            settings = local_settings(
+                command, config=config, data=data, database=database, key_file=key_file
+            )
+            if made.key is not None:
+                verified = _verify_copy(settings, made)
+            else:
+                verified = _verify_store(local_store(command, settings), made)
         else:
             verified = ask(lambda client: _verify_remote(client, made))
+        _check_any(verified)
     except BrokenChainError as error:
         made.note()
         show_broken(error, as_json=as_json)
@@ -106,7 +120,7 @@ def verify(
 
 
 def verify_local(store: LocalStore, key: wire.CheckpointKey | None = None) -> Verified:
-    """Verify the ledger in the store's own files. Raises ``BrokenChainError``."""
+    """Verify the ledger of the store itself. Raises ``BrokenChainError``."""
     return _verify_store(store, _Verifiers([], key))
 
 
@@ -164,11 +178,11 @@ def _verify_store(store: LocalStore, made: _Verifiers) -> Verified:
         return check_ledger(store.inspection, verifier, step)
 
 
-def _verify_copy(path: Path, made: _Verifiers) -> Verified:
-    with needs_server_extra("ledger verify --data"):
-        from dox_core_store.server.bootstrap.ledger_check import LedgerCopy, check_ledger
+def _verify_copy(settings: Settings, made: _Verifiers) -> Verified:
+    with needs_server_extra("ledger verify"):
+        from dox_core_store.server.bootstrap.ledger_check import check_ledger, copy_of
 
-    copy = LedgerCopy(path)
+    copy = copy_of(settings)
     verifier = made.make(copy.store_id, _no_key)
     with counting("blocks checked", total=copy.inspection.count_blocks()) as step:
         return check_ledger(copy.inspection, verifier, step)
@@ -187,15 +201,30 @@ async def _verify_remote(client: KeyService, made: _Verifiers) -> Verified:
 
 
 def _verify_file(path: Path, made: _Verifiers, *, part: bool) -> Verified:
-    key = made.key or ask(_asked_key)
+    key = made.key or _key_of_store()
     verifier = made.make(key.store_id, lambda: key, may_be_cut=part)
     try:
         with path.open("rb") as file, counting("bytes checked", total=path.stat().st_size) as step:
-            for number, line in enumerate(_counted(file, step), 1):
+            for number, line in enumerate(_lines(file), 1):
+                if number == 1:
+                    _check_export(path, line)
                 _check_line(verifier, line, number)
+                step(len(line))
     except OSError as error:
         raise typer.BadParameter(f"{path} cannot be read: {error.strerror}.") from None
-    return verifier.finish()
+    verified = verifier.finish()
+    if made.shipped is None:
+        note(_MAY_LACK_ITS_END)
+    return verified
+
+
+def _key_of_store() -> wire.CheckpointKey:
+    try:
+        return ask(_asked_key)
+    except (ConfigurationError, ConnectionFailedError) as error:
+        raise type(error)(
+            error.code, f"Without --checkpoint-key FILE the store is asked for it: {error.detail}"
+        ) from None
 
 
 async def _asked_key(client: KeyService) -> wire.CheckpointKey:
@@ -206,10 +235,35 @@ def _no_key() -> wire.CheckpointKey:
     raise AssertionError("a copy is read only where a key was given")
 
 
-def _counted(lines: Iterable[bytes], step: Callable[[int], None]) -> Iterator[bytes]:
-    for line in lines:
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(_MOST_LINE_BYTES):
         yield line
-        step(len(line))
+
+
+def _check_export(path: Path, line: bytes) -> None:
+    """Refuse what begins with something else than an entry: it is another file."""
+    try:
+        wire.decode(wire.LedgerRecord, line)
+    except (msgspec.DecodeError, UnicodeError):
+        why = "events of OCSF cannot be verified" if _is_ocsf(line) else "line 1 is no entry"
+        raise ConfigurationError(
+            "bad_setting", f"{path}: this is no ledger export: {why}."
+        ) from None
+
+
+def _is_ocsf(line: bytes) -> bool:
+    try:
+        return "class_uid" in msgspec.json.decode(line, type=dict)
+    except (msgspec.DecodeError, UnicodeError):
+        return False
+
+
+def _check_any(verified: Verified) -> None:
+    """A ledger begins with the store itself; one without entries was cut off before the first."""
+    from dox_core_store.server.domain.ledger import CHANGES, BrokenChainError
+
+    if not verified.entries:
+        raise BrokenChainError(CHANGES, 1, "is missing: there are no entries at all")
 
 
 def _check_line(verifier: LedgerVerifier, line: bytes, number: int) -> None:
@@ -246,5 +300,5 @@ VERIFY = Command(
     "doxstore ledger verify\n"
     "doxstore ledger verify --file ledger.jsonl --checkpoint-key checkpoint-key.json"
     " --checkpoints shipped.jsonl",
-    "permission `read the ledger`; with --data the store's files; with --file no store",
+    "permission `read the ledger`; with --data or --database the store itself; with --file nothing",
 )

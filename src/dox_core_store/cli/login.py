@@ -93,7 +93,10 @@ async def _login(
     found = [each for each in await SignIn.issuers() if name in (None, each.issuer)]
     if len(found) != 1:
         names = ", ".join(each.issuer for each in found)
-        why = f"say which with --issuer: {names}" if found else "the store has no such issuer"
+        none = "no issuer for people" + ("" if name is None else f" is called {name!a}")
+        why = (
+            f"say which with --issuer: {names}" if found else f"{none}; see `doxstore issuer trust`"
+        )
         raise ConfigurationError("sign_in_failed", f"Signing in did not work: {why}.")
     sign_in = SignIn(found[0], client_id=client_id, ca_file=ca)
     answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()

@@ -42,6 +42,8 @@ ACTIVITIES: dict[str, tuple[int, str]] = {
     "DESCRIBE": _UPDATE,
     "LIST": _READ,
     "IMPORT": _CREATE,
+    "ADOPT": _CREATE,
+    "MOVE": _UPDATE,
     "REGISTER": _CREATE,
     "LIMIT": _UPDATE,
     "DECOMMISSION": _UPDATE,

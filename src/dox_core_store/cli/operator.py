@@ -1,17 +1,27 @@
 """`doxstore operator`: people and pipelines with roles, and their tokens.
 
-On the store itself, beside a running server: whoever holds the store's files and its key file may
-do this without a token, so it is also the way back in. The ledger names them ``local:<user>``.
+On the store itself, beside running servers: whoever reaches the store's files or its database, and
+holds its key file, may do this without a token, so it is also the way back in. The ledger names
+them ``local:<user>``.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dox_core_store.cli.command import Command, Group
-from dox_core_store.cli.option import Addresses, DataFolder, Json, KeyFile, Reason
+from dox_core_store.cli.option import (
+    Addresses,
+    ConfigFile,
+    DatabaseUrl,
+    DataFolder,
+    Json,
+    KeyFile,
+    Reason,
+)
 from dox_core_store.cli.output import note, show_facts, show_json, show_table
 from dox_core_store.cli.session import local_settings, local_store
 
@@ -37,21 +47,29 @@ def add(
     ],
     reason: Reason = None,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Add an operator, or give one other roles.
 
     The roles named replace those held before. docs/roles.md says which may do what.
     """
-    _show(_store(data, key_file).add_operator(name, role, reason), as_json=as_json)
+    _show(
+        _store(data, database, key_file, config).add_operator(name, role, reason), as_json=as_json
+    )
 
 
 def list_operators(
-    data: DataFolder = None, key_file: KeyFile = None, as_json: Json = False
+    data: DataFolder = None,
+    database: DatabaseUrl = None,
+    key_file: KeyFile = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
 ) -> None:
     """List the operators."""
-    found = _store(data, key_file).operators()
+    found = _store(data, database, key_file, config).operators()
     if as_json:
         show_json([_told(each) for each in found])
         return
@@ -65,26 +83,33 @@ def disable(
     name: OperatorName,
     reason: Reason = None,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """End an operator: every token dies at once."""
-    _show(_store(data, key_file).disable_operator(name, reason), as_json=as_json)
+    _show(_store(data, database, key_file, config).disable_operator(name, reason), as_json=as_json)
 
 
 def token(
     name: OperatorName,
+    *,
     expires_in: Annotated[
         str, typer.Option(metavar="DURATION", help="Such as 30m, 24h or 90d.")
     ] = "24h",
     address: Addresses = None,
     reason: Reason = None,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
+    config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
     """Print a new token for an operator: the value for ADMIN_TOKEN."""
-    text = _store(data, key_file).operator_token(name, expires_in, address or (), reason)
+    text = _store(data, database, key_file, config).operator_token(
+        name, expires_in, address or (), reason
+    )
     if as_json:
         show_json({"operator": name, "expires_in": expires_in, "token": text})
         return
@@ -92,8 +117,13 @@ def token(
     typer.echo(text)
 
 
-def _store(data: str | None, key_file: str | None) -> LocalStore:
-    return local_store("operator", local_settings("operator", data=data, key_file=key_file))
+def _store(
+    data: str | None, database: str | None, key_file: str | None, config: Path | None
+) -> LocalStore:
+    settings = local_settings(
+        "operator", config=config, data=data, database=database, key_file=key_file
+    )
+    return local_store("operator", settings)
 
 
 def _status(operator: OperatorRecord) -> str:
@@ -122,11 +152,11 @@ def _show(operator: OperatorRecord, *, as_json: bool) -> None:
     )
 
 
-_FILES = "the `server` extra; the store's folder and its key file"
+_FILES = "the `server` extra; the store's folder or database, and its key file"
 
 OPERATOR = Group(
     "operator",
-    "Operators: people and pipelines with roles. Works on the store's own files.",
+    "Operators: people and pipelines with roles. Works on the store itself.",
     (
         Command(
             "add",

@@ -11,6 +11,7 @@ __all__ = [
     "Addresses",
     "ConfigFile",
     "DataFolder",
+    "DatabaseUrl",
     "EnvironmentName",
     "Json",
     "KeyFile",
@@ -25,6 +26,16 @@ DataFolder = Annotated[
     str | None,
     typer.Option(
         "--data", metavar="DIR", help="Folder of the store. [DOXSTORE_DATA; default: .doxstore]"
+    ),
+]
+DatabaseUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        metavar="URL",
+        help="PostgreSQL that holds the store, instead of the folder: postgresql://USER@HOST/NAME."
+        " Never a password in it: that comes from the file that DOXSTORE_DATABASE_PASSWORD_FILE"
+        " names, from PGPASSWORD or from ~/.pgpass. [DOXSTORE_DATABASE]",
     ),
 ]
 KeyFile = Annotated[

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dox_core_store.cli.command import Command
-from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile, UnsealWith
+from dox_core_store.cli.option import ConfigFile, DatabaseUrl, DataFolder, Json, KeyFile, UnsealWith
 from dox_core_store.cli.output import ExitCode, note, show_error, show_facts, show_json
 from dox_core_store.cli.progress import counting
 from dox_core_store.cli.session import local_settings, local_store
@@ -40,6 +40,7 @@ def rekey(
         ),
     ] = False,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -53,7 +54,12 @@ def rekey(
     store = local_store(
         "seal rekey",
         local_settings(
-            "seal rekey", config=config, data=data, key_file=key_file, unseal_with=unseal_with
+            "seal rekey",
+            config=config,
+            data=data,
+            database=database,
+            key_file=key_file,
+            unseal_with=unseal_with,
         ),
     )
     done, resumed = store.rekey(
@@ -102,6 +108,7 @@ def rotate_root(
         bool, typer.Option("--abort", help="Give up the new root key; the old one stays.")
     ] = False,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -116,7 +123,12 @@ def rotate_root(
     store = local_store(
         command,
         local_settings(
-            command, config=config, data=data, key_file=key_file, unseal_with=unseal_with
+            command,
+            config=config,
+            data=data,
+            database=database,
+            key_file=key_file,
+            unseal_with=unseal_with,
         ),
         only=slot,
     )
@@ -161,7 +173,7 @@ def _told(slot: Slot) -> dict[str, Any]:
     return {"slot_id": slot.slot_id, "kind": slot.kind, "label": slot.label}
 
 
-_FILES = "the `server` extra; the store's folder and what opens it"
+_FILES = "the `server` extra; the store's folder or database, and what opens it"
 
 REKEY = Command("rekey", rekey, "doxstore seal rekey --data /var/lib/doxstore", _FILES)
 

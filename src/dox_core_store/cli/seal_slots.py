@@ -26,7 +26,15 @@ from dox_core_store.cli.new_slot import (
     print_shares,
     slot_kind,
 )
-from dox_core_store.cli.option import ConfigFile, DataFolder, Json, KeyFile, UnsealWith, Yes
+from dox_core_store.cli.option import (
+    ConfigFile,
+    DatabaseUrl,
+    DataFolder,
+    Json,
+    KeyFile,
+    UnsealWith,
+    Yes,
+)
 from dox_core_store.cli.output import note, show_facts, show_json, show_table
 from dox_core_store.cli.progress import counting
 from dox_core_store.cli.session import confirm, local_settings, local_store, needs_server_extra
@@ -50,12 +58,17 @@ _TAKES_NOTHING_BACK = (
 )
 
 
-def list_slots(data: DataFolder = None, config: ConfigFile = None, as_json: Json = False) -> None:
+def list_slots(
+    data: DataFolder = None,
+    database: DatabaseUrl = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
     """List what opens the store. The store is not opened for it.
 
     OPENS says whether a server opens by itself, and with which settings.
     """
-    settings = local_settings("seal slots list", config=config, data=data)
+    settings = local_settings("seal slots list", config=config, data=data, database=database)
     with needs_server_extra("seal slots list"):
         from dox_core_store.server.bootstrap.local import list_slots as stored
 
@@ -91,6 +104,7 @@ def add(
     transit_key: TransitKey = "doxstore",
     kms_key: KmsKey = "",
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -102,7 +116,12 @@ def add(
     """
     command = "seal slots add"
     settings = local_settings(
-        command, config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        command,
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
     with needs_server_extra(command):
         wanted = slot_kind(kind)
@@ -150,6 +169,7 @@ def remove(
     ] = False,
     yes: Yes = False,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -164,7 +184,12 @@ def remove(
     """
     command = "seal slots remove"
     settings = local_settings(
-        command, config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        command,
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
     store = local_store(command, settings)
     if rekey and store.opened_by.slot_id == slot_id:
@@ -205,6 +230,7 @@ def try_slot(
     ] = None,
     *,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     config: ConfigFile = None,
@@ -217,7 +243,12 @@ def try_slot(
     """
     command = "seal slots test"
     settings = local_settings(
-        command, config=config, data=data, key_file=key_file, unseal_with=unseal_with
+        command,
+        config=config,
+        data=data,
+        database=database,
+        key_file=key_file,
+        unseal_with=unseal_with,
     )
     if slot_id is not None:
         with needs_server_extra(command):
@@ -245,7 +276,7 @@ def _told(slot: Slot) -> dict[str, Any]:
     }
 
 
-_OPENED = "the `server` extra; the store's folder and what opens it"
+_OPENED = "the `server` extra; the store's folder or database, and what opens it"
 
 SLOTS = Group(
     "slots",
@@ -255,7 +286,7 @@ SLOTS = Group(
             "list",
             list_slots,
             "doxstore seal slots list --data /var/lib/doxstore",
-            "the `server` extra; the store's folder",
+            "the `server` extra; the store's folder or database",
         ),
         Command(
             "add",

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dox_core_store.cli.command import Command
-from dox_core_store.cli.option import ConfigFile, DataFolder, KeyFile, UnsealWith
+from dox_core_store.cli.option import ConfigFile, DatabaseUrl, DataFolder, KeyFile, UnsealWith
 from dox_core_store.cli.session import local_settings, needs_server_extra
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _WHY_ANOTHER = {
 def serve(
     *,
     data: DataFolder = None,
+    database: DatabaseUrl = None,
     key_file: KeyFile = None,
     unseal_with: UnsealWith = None,
     host: Annotated[
@@ -80,6 +81,7 @@ def serve(
         "serve",
         config=config,
         data=data,
+        database=database,
         key_file=key_file,
         unseal_with=unseal_with,
         host=host,
@@ -157,6 +159,8 @@ def _unverified() -> ssl.SSLContext:
 SERVE = Command(
     "serve",
     serve,
-    "doxstore serve --data /var/lib/doxstore --key-file /etc/doxstore/root.key --port 8420",
-    "the `server` extra; the store's folder and its key file",
+    "doxstore serve --data /var/lib/doxstore --key-file /etc/doxstore/root.key --port 8420\n"
+    "doxstore serve --database postgresql://doxstore@db.example/doxstore"
+    " --data /var/lib/doxstore --key-file /etc/doxstore/root.key",
+    "the `server` extra; the store's folder or database, and its key file",
 )

@@ -32,12 +32,14 @@ __all__ = ["ask", "confirm", "local_settings", "local_store", "needs_server_extr
 T = TypeVar("T")
 
 
-def ask(work: Callable[[KeyService], Awaitable[T]]) -> T:
-    """What ``work`` returns, given the operators' client."""
+def ask(work: Callable[[KeyService], Awaitable[T]], *, patience_ms: int | None = None) -> T:
+    """What ``work`` returns, given the operators' client. ``patience_ms`` is for work whose calls
+    take longer than others, where ``KEY_SERVICE_TIMEOUT`` says nothing."""
+    patience_ms = None if os.environ.get("KEY_SERVICE_TIMEOUT") else patience_ms
     from dox_core_store.client import KeyService
 
     async def asked() -> T:
-        async with KeyService(token=_signed_in()) as service:
+        async with KeyService(token=_signed_in(), timeout_ms=patience_ms) as service:
             return await work(service)
 
     return asyncio.run(asked())

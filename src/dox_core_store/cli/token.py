@@ -9,8 +9,15 @@ import typer
 
 from dox_core_store import wire
 from dox_core_store.cli.command import Command, Group
-from dox_core_store.cli.option import Addresses, EnvironmentName, Json, Reason
-from dox_core_store.cli.output import note, show_facts, show_json, show_table, when
+from dox_core_store.cli.option import Addresses, Json, Reason
+from dox_core_store.cli.output import (
+    note,
+    show_facts,
+    show_json,
+    show_table,
+    shown_once,
+    when,
+)
 from dox_core_store.cli.session import ask
 from dox_core_store.cli.signing_key import LIST_SIGNING_KEYS, ROTATE_SIGNING_KEY
 from dox_core_store.errors import ConfigurationError
@@ -26,7 +33,15 @@ def issue(
     expires_in: Annotated[
         str, typer.Option(metavar="DURATION", help="Such as 12h, 90d or 1y; 400d at most.")
     ] = "90d",
-    environment: EnvironmentName = None,
+    environment: Annotated[
+        str | None,
+        typer.Option(
+            "--environment",
+            "-e",
+            metavar="NAME",
+            help="Environment. [default: the service's, else the store's]",
+        ),
+    ] = None,
     address: Addresses = None,
     *,
     bind: Annotated[
@@ -56,15 +71,18 @@ def issue(
             reason=reason,
         )
     )
-    if as_json:
-        show_json(made)
-        return
-    note(
-        f"Token {made.token_id} of {made.service_name} in {made.environment},"
-        f" until {when(made.expires_at)}{_from(made.addresses)}"
-        + (":" if thumbprint is None else f", only with the key {thumbprint}:")
-    )
-    typer.echo(made.token.reveal())
+    with shown_once(
+        f"The token was not shown; revoke it: `doxstore token revoke --id {made.token_id}`."
+    ):
+        if as_json:
+            show_json(made)
+            return
+        note(
+            f"Token {made.token_id} of {made.service_name} in {made.environment},"
+            f" until {when(made.expires_at)}{_from(made.addresses)}"
+            + (":" if thumbprint is None else f", only with the key {thumbprint}:")
+        )
+        typer.echo(made.token.reveal())
 
 
 def list_tokens(
@@ -99,21 +117,21 @@ def list_tokens(
         show_json(found)
         return
     show_table(
-        ("TOKEN", "KIND", "NAME", "ENVIRONMENT", "STATUS", "ISSUED", "BY", "EXPIRES", "LAST USED",
-         "FROM"),
+        ("TOKEN", "NAME", "STATUS", "EXPIRES", "LAST USED", "ENVIRONMENT", "FROM", "KIND", "ISSUED",
+         "BY"),
         (
             (
                 each.token_id,
-                each.kind,
                 each.name,
-                each.environment,
                 each.status,
-                each.issued_at,
-                each.issued_by,
                 each.expires_at,
                 each.last_used_at,
+                each.environment,
                 (", ".join(each.addresses) or "anywhere")
                 + (", with its key" if each.key_thumbprint else ""),
+                each.kind,
+                each.issued_at,
+                each.issued_by,
             )
             for each in found
         ),

@@ -67,10 +67,15 @@ def source_from(
 ) -> Source:
     """The argument, else ``variable``, else the file that ``file_variable`` names.
 
-    Raises ``bad_setting`` if there is none.
+    Raises ``bad_setting`` if there is none, or the variable holds something else.
     """
-    text = token or environ.get(variable)
-    if text:
+    if token:
+        return Sensitive(token)
+    if text := environ.get(variable):
+        if claims_of(Sensitive(text)) is None:
+            raise ConfigurationError(
+                "bad_setting", f"{variable} is not a token that a store issued."
+            )
         return Sensitive(text)
     path = environ.get(file_variable) if file_variable else None
     if path:
@@ -171,7 +176,8 @@ class Credential:
     def _parsed(self, text: Sensitive) -> Token:
         claims = claims_of(text)
         if claims is None:
-            raise ConfigurationError("bad_setting", "The token is not one that a store issued.")
+            which = "The token" if self._path is None else f"The token in {self._path}"
+            raise ConfigurationError("bad_setting", f"{which} is not one that a store issued.")
         if self._service_name is not None and claims.sub != self._service_name:
             raise ConfigurationError(
                 "service_mismatch",

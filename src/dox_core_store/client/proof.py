@@ -9,8 +9,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,6 +35,8 @@ from cryptography.hazmat.primitives.serialization import (
 from dox_core_store.errors import ConfigurationError
 
 __all__ = ["ServiceKey", "service_key_from"]
+
+_log = logging.getLogger("dox_core_store.client")
 
 _MAX_FILE_BYTES = 16_384
 _COORDINATE_BYTES = 32
@@ -87,7 +91,9 @@ class ServiceKey:
 def service_key_from(environ: Mapping[str, str], *, make: bool = False) -> ServiceKey | None:
     """The key that ``SERVICE_KEY`` holds or ``SERVICE_KEY_FILE`` names; None if neither is set.
 
-    ``make``: a file that is not there is made, for its owner alone. Raises ``bad_setting``.
+    ``make``: a file that is not there is made, for its owner alone, and no token is to be bound to
+    one that others can read; where there is such a token already, the service goes on with a
+    warning. Raises ``bad_setting``.
     """
     if text := environ.get("SERVICE_KEY"):
         return ServiceKey(text.replace("\\n", "\n").encode())
@@ -98,11 +104,17 @@ def service_key_from(environ: Mapping[str, str], *, make: bool = False) -> Servi
         _make(path)
     try:
         with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
             pem = file.read(_MAX_FILE_BYTES)
     except OSError:
         raise ConfigurationError(
             "bad_setting", f"The service's key file {path} is unreadable."
         ) from None
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        open_to_others = f"Others than its owner have access to the service's key file {path}"
+        if make:
+            raise ConfigurationError("bad_setting", f"{open_to_others}: `chmod 600` it.")
+        _log.warning("%s: `chmod 600` it.", open_to_others)
     return ServiceKey(pem)
 
 

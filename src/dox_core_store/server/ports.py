@@ -8,8 +8,17 @@ the event loop and never blocks it for longer than one local page read.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from datetime import datetime
+from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dox_core_store.key_path import KeyAddress
@@ -25,21 +34,35 @@ from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.domain.seal import Slot, SlotKind
 
 __all__ = [
+    "About",
     "Catalog",
     "Change",
     "Clock",
+    "Committed",
+    "Erasure",
     "Found",
+    "Held",
+    "Home",
     "KeyRow",
+    "Leases",
     "Ledger",
     "LedgerFilter",
     "LedgerReader",
+    "Lying",
+    "ProofUses",
+    "Quotas",
+    "Sealer",
     "SlotHolder",
     "StoredEntry",
+    "Take",
+    "Taken",
     "TokenFilter",
     "TokenRow",
     "TokenSpan",
     "Transaction",
     "Vault",
+    "VaultEntry",
+    "VaultHead",
     "Work",
 ]
 
@@ -60,17 +83,127 @@ class Clock(Protocol):
         """Seconds that never go back."""
 
 
-class Vault(Protocol):
-    """Where values live.
+class Sealer(Protocol):
+    """Seals bytes under the name they belong to, and opens them again.
 
-    ``store`` returns what the catalog keeps in the version's row to find the value again: the
-    sealed value itself for the embedded vault. ``open`` raises `InternalError` ``value_damaged``
-    if what is kept does not belong to ``binding``. Both are idempotent by ``binding.version_id``.
+    What a version's row keeps is always sealed: its value, or, where that lies in a `Vault`, its
+    place there. ``open`` raises `InternalError` ``value_damaged`` if what is kept does not belong
+    to ``binding``. Both are idempotent by ``binding.version_id`` and do no input or output.
     """
 
     def store(self, binding: Binding, value: bytes) -> bytes: ...
 
     def open(self, binding: Binding, kept: bytes) -> bytes: ...
+
+
+class Home(NamedTuple):
+    """Where a vault keeps the current version of a key, where that is not our own place for it: the
+    entry that it was adopted from, and which ``field`` of it (None: the entry is the value).
+    ``shared`` entries hold other keys too, and are not written."""
+
+    path: str
+    field: str | None
+    shared: bool
+
+
+class About(NamedTuple):
+    """What a vault is told of a version beside its value, so that its own tools can say what it
+    is."""
+
+    number: int
+    owner: str | None
+    usage: str | None
+    home: Home | None
+
+
+class Held(NamedTuple):
+    """A value out of a vault. ``superseded``: in the vault another version is current by now that
+    this store does not know, so somebody changed it there."""
+
+    value: bytes
+    superseded: bool
+
+
+class VaultHead(NamedTuple):
+    """What a vault has as the current version of a key, and its place."""
+
+    place: bytes
+    value: bytes
+
+
+class VaultEntry(NamedTuple):
+    """What lies in a vault at ``path``, below the vault's prefix: for `adopt`. ``fields`` are the
+    names in it, without values; (None,) if it is no set of fields. ``managed``: it is a store's."""
+
+    path: str
+    fields: tuple[str | None, ...]
+    managed: bool
+
+
+class Erasure(StrEnum):
+    """What became of a value that was to be erased."""
+
+    ERASED = "erased"
+    UNLINKED = "unlinked"
+    """Nothing names it any more; the vault deletes it when it sees fit."""
+
+
+class Vault(Protocol):
+    """A vault that is not ours and holds values of keys: OpenBao, HashiCorp Vault, AWS.
+
+    Methods block on the network: they run in threads, several at a time. A *place* is JSON that
+    only the vault's own adapter understands; it names no value and no credential. Everything is
+    idempotent by ``binding.version_id``, so whoever was killed in between does it again. No method
+    takes longer than the vault's timeout.
+
+    Raises `StoreUnavailableError` ``vault_unavailable`` (sealed, slow, throttled, gone: try again)
+    or ``vault_refused`` (our credentials or policy do not suffice), `InternalError`
+    ``vault_value_missing`` (somebody deleted it) or ``value_damaged`` (what lies at the place is
+    not what was stored there), `ConflictError` ``vault_conflict`` (the name is taken by something
+    that is not ours, or is scheduled for deletion).
+    """
+
+    @property
+    def name(self) -> str:
+        """What the catalog calls it in each version: its address without how to log in."""
+
+    def check(self) -> None:
+        """Whether it can be reached and we may do there what we need to, without touching a
+        key."""
+
+    def store(self, binding: Binding, value: bytes, about: About) -> bytes:
+        """Keep ``value`` as a version that is nobody's current one yet; its place."""
+
+    def find(self, binding: Binding) -> bytes | None:
+        """The place of what `store` left behind under this version id, if it did."""
+
+    def open(self, binding: Binding, place: bytes) -> Held:
+        """The value at ``place``. What `store` returned opens until `erase`, also after `promote`
+        returned another one, or raises ``vault_value_missing`` from then on."""
+
+    def open_many(self, wanted: Sequence[tuple[Binding, bytes]]) -> list[Held | None]:
+        """`open` for several at a time, where the vault can do that; None for what has to be
+        opened by itself, also because it does not open."""
+
+    def promote(self, binding: Binding, place: bytes, about: About) -> bytes:
+        """Have the vault's own tools see the value at ``place`` as the key's current one; where it
+        lies from now on. Called in the order of numbers."""
+
+    def withdraw(self, binding: Binding, place: bytes) -> None:
+        """It was revoked: the vault's own tools should not show it either, as far as it can."""
+
+    def erase(self, binding: Binding, place: bytes) -> Erasure:
+        """Erase the value at ``place`` for good; one that is gone already is erased."""
+
+    def superseded(self, binding: Binding, place: bytes) -> bool:
+        """As `open` says it, without handing out a value."""
+
+    def head(self, binding: Binding, home: Home | None) -> VaultHead | None:
+        """What is current in the vault for the key of ``binding`` (whose version id says nothing
+        here), or in the entry ``home``; None if nothing is."""
+
+    def entries(self) -> Iterator[VaultEntry]:
+        """Everything below the vault's prefix but what waits for promotion."""
 
 
 class SlotHolder(Protocol):
@@ -92,6 +225,46 @@ class SlotHolder(Protocol):
 
         Raises a `DoxStoreError`: ``slot_unreachable`` where a service does not answer now, and it
         is worth trying again; any other where what was given is missing or certainly wrong."""
+
+
+class Take(NamedTuple):
+    """What is to be taken from a limit that all nodes share (`domain.quota`): ``cost`` microseconds
+    from the row ``name``, which may then be ``tolerance`` ahead of the database's clock."""
+
+    name: str
+    cost: int
+    tolerance: int
+
+
+class Taken(NamedTuple):
+    """Whether it was taken, and by how much the row is ahead of the database's clock now. Of a row
+    that refused, that may be somewhat out of date: it was ahead by this at least."""
+
+    granted: bool
+    ahead_seconds: float
+
+
+class Quotas(Protocol):
+    """The limits that all nodes of a store share."""
+
+    async def take(self, wanted: Take) -> Taken:
+        """Take all of it or nothing. A row that is not there is at rest.
+
+        Raises `StoreUnavailableError` ``ledger_unavailable`` where the database does not answer
+        within a second; it may have been taken all the same.
+        """
+
+
+class ProofUses(Protocol):
+    """Which proofs were used, at whatever node of a store."""
+
+    async def first(self, proof: str, until: float) -> bool:
+        """Keep that ``proof`` was used, until ``until`` (seconds since 1970); whether it was not
+        before. Of any number of calls with the same proof, anywhere, one returns True.
+
+        Raises `StoreUnavailableError` ``ledger_unavailable`` where the database does not answer
+        within two seconds; the proof may count as used all the same.
+        """
 
 
 class Transaction(Protocol):
@@ -185,6 +358,15 @@ class KeyRow(NamedTuple):
     upkeep: UpkeepRecord | None = None
     proposed: bool = False
     limit: KeyLimitRecord | None = None
+
+
+class Lying(NamedTuple):
+    """What the catalog knows of a vault: versions that lie there, copies of others that are kept or
+    on their way there, and what it is still to be told."""
+
+    versions: int = 0
+    copies: int = 0
+    tasks: int = 0
 
 
 class Change(NamedTuple):
@@ -285,11 +467,24 @@ class Catalog(Protocol):
     async def environments(self) -> list[str]:
         """The declared environments, sorted."""
 
+    async def lying(self) -> dict[str, Lying]:
+        """How much lies in each vault, beside the catalog (an empty name) too. Counted without
+        looking at MACs: nothing is handed out by it."""
+
     async def feed_head(self) -> int:
         """The last ``seq`` of the change feed."""
 
     async def changes(self, after: int, limit: int) -> list[Change]:
         """The change feed after ``after``."""
+
+
+class Committed(NamedTuple):
+    """Entries are on stable storage. ``head`` is the head of the change feed at a moment after
+    that; until ``until`` (monotonic seconds) a value may leave on it. A node that comes to itself
+    later, because it was stopped, has to ask again."""
+
+    head: int
+    until: float
 
 
 class Ledger(Protocol):
@@ -298,17 +493,31 @@ class Ledger(Protocol):
     def record(self, entry: Entry) -> None:
         """Hand over an entry that nobody waits for. Never dropped silently."""
 
-    def commit(self, entries: Sequence[Entry]) -> Awaitable[int]:
-        """Completes once ``entries`` are on stable storage: the head of the change feed at that
-        commit. Raises `StoreUnavailableError` ``ledger_unavailable`` after 2 s or on a fault (an
-        entry that is written after all is then followed by ABORTED), ``overloaded`` at once if
-        too many wait."""
+    def commit(self, entries: Sequence[Entry]) -> Awaitable[Committed]:
+        """Completes once ``entries`` are on stable storage. Raises `StoreUnavailableError`
+        ``ledger_unavailable`` after 2 s or on a fault (an entry that is written after all is then
+        followed by ABORTED), ``overloaded`` at once if too many wait."""
 
     def abort(self, entries: Sequence[Entry]) -> None:
         """Record that what was committed as GRANTED did not leave after all."""
 
     def check(self) -> None:
         """Raise `StoreUnavailableError` unless the ledger can be written now."""
+
+
+class Leases(Protocol):
+    """Who of the nodes does what only one should: indexing, shipping, notices, sweeping.
+
+    Blocks on the database: is called in threads.
+    """
+
+    def hold(self, name: str) -> int | None:
+        """Have, or keep, the lease ``name`` for the next `LEASE_SECONDS`: its number, which rises
+        with every new holder. None while another node has it, or where that cannot be told."""
+
+    def holds(self, name: str, number: int) -> bool:
+        """Whether it still is the one with ``number``, as far as this node knows by its own clock:
+        without asking."""
 
 
 class StoredEntry(NamedTuple):

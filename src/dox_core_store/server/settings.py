@@ -30,6 +30,7 @@ _NOT_NEGATIVE = (
     "cache_ttl_ceiling_seconds",
     "outage_grace_seconds",
     "max_connections",
+    "drain_seconds",
     "shutdown_seconds",
     "ballast_mib",
     "ledger_keep_days",
@@ -40,8 +41,10 @@ _LEAST = {
     "backup_every_hours": 1,
     "backup_keep": 1,
     "ship_lag_seconds": 1,
+    "database_connections": 1,
+    "vault_timeout_seconds": 1,
 }
-_SEVERAL = frozenset({"trusted_proxies", "ship_to", "ship_required"})
+_SEVERAL = frozenset({"trusted_proxies", "ship_to", "ship_required", "vault_also"})
 _NOT_SETTINGS = frozenset({"config"})
 
 
@@ -49,7 +52,24 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """See ``docs/operations.md`` for each."""
 
     data: str = ".doxstore"
-    """Folder of the store."""
+    """Folder of the store; with a `database`, of what this node remembers of it."""
+    database: str = ""
+    """postgresql://USER@HOST/DATABASE, without a password: the store of many nodes; empty: a file
+    in `data`, for one."""
+    database_password_file: str = ""
+    """File with the password for it, read at each connection; empty: libpq's own sources."""
+    database_connections: int = 8
+    """How many a node keeps for reading; it has up to six more."""
+    node_name: str = ""
+    """What this node is called where nodes are listed; empty: the name of its machine."""
+    vault: str = ""
+    """Where values of keys go: openbao+https://HOST:8200/MOUNT/PREFIX, aws://REGION/PREFIX; empty:
+    sealed, beside the catalog."""
+    vault_also: list[str] = []
+    """Other vaults whose values are read, or that values are moved to; ``here`` says beside the
+    catalog."""
+    vault_timeout_seconds: int = 5
+    """How long an answer of a vault may take."""
     key_file: str = ""
     """The key-file slot's file; empty: ``root.key`` beside the data (only ``dev`` makes that)."""
     unseal_with: str = ""
@@ -95,6 +115,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     issuer_ca_file: str = ""
     """Authorities that vouch for issuers of other tokens; empty: the system's."""
     max_connections: int = 20_000
+    drain_seconds: int = 0
+    """How long a server that was told to stop goes on answering while it says that it is not ready:
+    until whoever sends it requests has noticed."""
     shutdown_seconds: int = 10
     """How long requests under way may take once the server was told to stop."""
     ballast_mib: int = 32

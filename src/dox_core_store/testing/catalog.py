@@ -22,6 +22,7 @@ from dox_core_store.server.ports import (
     Change,
     Found,
     KeyRow,
+    Lying,
     TokenFilter,
     TokenRow,
     TokenSpan,
@@ -187,6 +188,9 @@ class MemoryCatalog:
 
     async def environments(self) -> list[str]:
         return self._environments
+
+    async def lying(self) -> dict[str, Lying]:
+        return {}
 
     async def feed_head(self) -> int:
         return len(self._changes)

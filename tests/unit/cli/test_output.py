@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import io
 import json
+import re
 
 import pytest
 
 from dox_core_store.cli.output import (
     ExitCode,
+    counted,
     exit_code_of,
     printable,
     show_error,
@@ -73,6 +76,64 @@ def test_a_table_for_a_pipe_is_neither_cut_nor_coloured_nor_padded(
     assert lines[1] == f"{long}  [bold]y"
     assert lines[2].startswith("\\x1b[2J ")
     assert all(line == line.rstrip() for line in lines)
+
+
+ID = "tok_0123456789abcdefghijkl"
+ROW = (ID, "2026-01-31 12:00:00Z", "k" * 60, "why it is so")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("columns", "lines", "left_out"),
+    [
+        (
+            200,
+            [["TOKEN", "WHEN", "KEY", "WHY"], [ID, *ROW[1].split(), ROW[2], *ROW[3].split()]],
+            "",
+        ),
+        (
+            80,
+            [
+                ["TOKEN", "WHEN", "KEY", "WHY"],
+                [ID, "2026-01-31", "k" * 28, "why", "it", "is"],
+                ["12:00:00Z", "k" * 28, "so"],
+                ["k" * 4],
+            ],
+            "",
+        ),
+        (45, [["TOKEN", "WHEN"], [ID, "2026-01-31"], ["12:00:00Z"]], "KEY, WHY"),
+        (20, [["TOKEN"], [ID[:20]], [ID[20:]]], "WHEN, KEY, WHY"),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_whole_ids(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    columns: int,
+    lines: list[list[str]],
+    left_out: str,
+) -> None:
+    monkeypatch.setattr("sys.stdout", terminal := Terminal())
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    show_table(("TOKEN", "WHEN", "KEY", "WHY"), [ROW])
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", terminal.getvalue())
+    assert [line.split() for line in plain.splitlines()] == lines
+    note = f"Too narrow for {left_out}: a wider terminal or --json shows all.\n" if left_out else ""
+    assert capsys.readouterr().err == note
+
+
+def test_one_is_not_many() -> None:
+    assert [counted(number, "entry", "entries") for number in (0, 1, 2)] == [
+        "0 entries",
+        "1 entry",
+        "2 entries",
+    ]
+    assert counted(2, "stream") == "2 streams"
 
 
 def test_a_fact_is_never_broken_over_lines(capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,6 +52,20 @@ def test_what_is_no_token_is_refused_and_not_repeated(text: str) -> None:
     assert text not in str(refused.value)
 
 
+def test_a_variable_that_holds_no_token_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_TOKEN", "junk")
+    with pytest.raises(ConfigurationError, match="SERVICE_TOKEN is not a token") as refused:
+        KeyClient("jules-mcp", url="https://keys.example")
+    assert "junk" not in str(refused.value)
+
+
+def test_a_file_that_holds_no_token_is_named(token_file: Path) -> None:
+    token_file.write_text("junk")
+    with pytest.raises(ConfigurationError, match=f"in {token_file} is not") as refused:
+        KeyClient("jules-mcp", url="https://keys.example")
+    assert "junk" not in str(refused.value)
+
+
 def test_no_token_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_TOKEN", "")
     with pytest.raises(ConfigurationError, match="SERVICE_TOKEN or SERVICE_TOKEN_FILE"):

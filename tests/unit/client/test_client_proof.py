@@ -49,6 +49,21 @@ def test_a_file_is_made_once_for_its_owner_alone(tmp_path: Path) -> None:
     assert made.thumbprint == again.thumbprint
 
 
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_no_token_is_bound_to_a_key_that_others_reach_but_a_service_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, mode: int
+) -> None:
+    environ = {"SERVICE_KEY_FILE": str(tmp_path / "service.key")}
+    service_key_from(environ, make=True)
+    assert service_key_from(environ) is not None
+    assert caplog.messages == []
+    (tmp_path / "service.key").chmod(mode)
+    with pytest.raises(ConfigurationError, match=r"service\.key: `chmod 600` it"):
+        service_key_from(environ, make=True)
+    assert service_key_from(environ) is not None
+    assert "`chmod 600` it" in caplog.text
+
+
 @pytest.mark.parametrize(
     "text",
     [

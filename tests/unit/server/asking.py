@@ -20,7 +20,7 @@ from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.ports import Catalog, Transaction
 from dox_core_store.server.settings import Settings
 
-__all__ = ["KEPT", "Asking", "MovedClock", "Told"]
+__all__ = ["KEPT", "Asking", "MovedClock", "Told", "begun"]
 
 Result = TypeVar("Result")
 
@@ -46,6 +46,13 @@ class Told(NamedTuple):
         return str(self.json["code"])
 
 
+async def begun(where: Settings) -> Node:
+    """A node that serves."""
+    node = Node(where, on_ready=lambda _node: None)
+    await node.start()
+    return node
+
+
 class Asking:
     """A node, its loop and two tokens: a maintainer's and a service's."""
 
@@ -60,8 +67,7 @@ class Asking:
         init_store(where, operator="root", roles=list(Role))
         self.maintainer = LocalStore(where).operator_token("root", "90d")
         self._runner = runner
-        self._node = Node(where, on_ready=lambda _node: None)
-        runner.run(self._node.start())
+        self._node = runner.run(begun(where))
         self("POST", "/v1/services", {"service_name": "model", "required_keys": ["**"]})
         self("PUT", "/v1/services/model/limit", {"limit": "1000000/s"})
         self.service = self("POST", "/tokens", {"service_name": "model"}).json["token"]
@@ -77,11 +83,11 @@ class Asking:
 
     def write(self, work: Callable[[Transaction], Result]) -> Result:
         """A transaction of its own."""
-        return self._runner.run(self._node._embedded.catalog.write(work))
+        return self._runner.run(self._node._backing.catalog.write(work))
 
     @property
     def catalog(self) -> Catalog:
-        return self._node._embedded.catalog
+        return self._node._backing.catalog
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Whatever else the node's loop is to do."""
@@ -90,7 +96,7 @@ class Asking:
     def index(self) -> None:
         """Write what is derived from the ledger so far, and wait for it: it is written in steps,
         and each queues behind what the writer is given meanwhile."""
-        embedded = self._node._embedded
+        embedded = self._node._backing
 
         def at(query: str) -> int:
             with embedded.store.engine.connect() as connection:
@@ -108,7 +114,7 @@ class Asking:
         """Put an entry on the ledger, and wait for it."""
 
         async def commit() -> None:
-            await self._node._embedded.ledger.commit([entry])
+            await self._node._backing.ledger.commit([entry])
 
         self._runner.run(commit())
 

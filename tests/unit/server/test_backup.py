@@ -18,7 +18,8 @@ from dox_core_store.server.adapters.backup.archive import check, check_origin, r
 from dox_core_store.server.adapters.backup.draft import fill, open_head, same_slot
 from dox_core_store.server.adapters.backup.rows import LEFT_OUT, TABLES
 from dox_core_store.server.adapters.sql import tables
-from dox_core_store.server.adapters.sqlite.store import open_store
+from dox_core_store.server.adapters.sql.store import open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.domain.backup import backup_name, names_database, older_backups
 
 REPOSITORY = Path(__file__).parents[3]
@@ -107,7 +108,7 @@ def test_the_code_reads_what_the_page_reads(tmp_path: Path) -> None:
     fill(tmp_path, io.BytesIO(BACKUP), checked, lambda _count: None)
     alarms: list[str] = []
     store = open_store(
-        tmp_path,
+        SqlitePlace(tmp_path),
         unlock=same_slot(opened.unlocked),
         alarm=lambda table, row: alarms.append(f"{table} {row}"),
     )

@@ -9,7 +9,7 @@ import pytest
 
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.key_path import KeyAddress
-from dox_core_store.server.domain.access import Caller, Effect, GrantRecord, Role
+from dox_core_store.server.domain.access import Caller, Effect, GrantRecord, Role, ServiceRecord
 from dox_core_store.server.domain.epoch import Cause, EpochRecord
 from dox_core_store.server.usecases.grant_use import GrantUses, Unused
 from dox_core_store.testing.catalog import MemoryCatalog
@@ -46,6 +46,21 @@ class Grants:
                 environment=environment,
                 created_at=at,
                 created_by="t",
+            )
+        )
+
+    def register(self, service: str) -> None:
+        self.catalog.put(
+            ServiceRecord(
+                name=service,
+                description="",
+                environment=None,
+                generation=1,
+                limit_count=600,
+                limit_period_seconds=60,
+                limit_burst=600,
+                decommissioned_at=None,
+                created_at=LONG_AGO,
             )
         )
 
@@ -122,8 +137,12 @@ def test_calls_from_before_a_restore_are_unknown_and_prove_nothing(grants: Grant
 def test_one_services_grants_can_be_asked_for(grants: Grants) -> None:
     grants.add("a.b")
     grants.add("c.d", service="t")
+    grants.register("t")
     assert grants.unused() == ["a.b", "c.d"]
     assert grants.unused(service="t") == ["c.d"]
+    with pytest.raises(DoxStoreError) as caught:
+        grants.unused(service="nobody")
+    assert caught.value.code == "service_not_found"
 
 
 def test_pages_go_on_where_the_one_before_ended(grants: Grants) -> None:
@@ -143,6 +162,7 @@ def test_pages_go_on_where_the_one_before_ended(grants: Grants) -> None:
 def test_a_page_that_takes_long_ends_early_and_loses_nothing(
     grants: Grants, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    grants.register("s")
     for number in range(4):
         grants.add(f"a.k{number}.*")
     calls = grants.catalog.calls

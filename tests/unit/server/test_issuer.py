@@ -178,6 +178,12 @@ def test_real_issuers_are_fine(url: str) -> None:
     check_issuer("corp", url, "https://keys.example.com")
 
 
+@pytest.mark.parametrize("name", ["", "bad name", "Corp", "-", "a" * 64])
+def test_a_name_that_is_none_is_called_so(name: str) -> None:
+    with pytest.raises(InvalidRequestError, match="is not an issuer's name"):
+        check_issuer(name, "https://example.com", "keys")
+
+
 def test_who_signs_in_is_called_as_nobody_else_can_be() -> None:
     assert operator_name("Lena", "corp") == "lena@corp"
     assert operator_name("Lena.Meyer@Example.com", "corp") == "lena.meyer@example.com@corp"

@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.server.engines import Emptied, sqlite_engine
 
 from dox_core_store.errors import InvalidRequestError
 from dox_core_store.server.adapters.sql import tables
@@ -44,10 +46,8 @@ class Block(NamedTuple):
 class Ledger:
     """Blocks as the writer leaves them, in a database of their own."""
 
-    def __init__(self) -> None:
-        self.engine = sa.create_engine("sqlite://", isolation_level="AUTOCOMMIT")
-        tables.metadata.create_all(self.engine)
-        self.connection = self.engine.connect()
+    def __init__(self, connection: sa.Connection) -> None:
+        self.connection = connection
         self.chain = Chain("str_1", genesis("store_1", "str_1"))
         self.blocks: list[Block] = []
         self.postings = Postings(self.connection)
@@ -68,7 +68,10 @@ class Ledger:
         self.chain = after
         (block_id,) = done.inserted_primary_key or (0,)
         self.blocks.append(Block(block_id, list(entries)))
-        self.postings.add(block_id, entries, Instant.microseconds(at))
+        self.hand_over(block_id, entries, Instant.microseconds(at))
+
+    def hand_over(self, block_id: int, entries: Sequence[Entry], at: int) -> None:
+        self.postings.add(block_id, entries, at)
 
     def flush(self, steps: int | None = None) -> None:
         """Write the index; ``steps``: the process dies after so many."""
@@ -83,7 +86,10 @@ class Ledger:
             pass
 
     def rows(self, table: str) -> list[Any]:
-        return list(self.connection.exec_driver_sql(f"SELECT * FROM {table}"))  # noqa: S608
+        order = ", ".join(tables.metadata.tables[table].primary_key.columns.keys())
+        return list(
+            self.connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY {order}")  # noqa: S608
+        )
 
     def search(
         self, wanted: LedgerFilter, size: int, step: float = 0.0
@@ -149,9 +155,9 @@ def made(
     )
 
 
-def random_ledger(seed: int, blocks: int) -> Ledger:
+def random_ledger(seed: int, blocks: int, connection: sa.Connection) -> Ledger:
     draw = random.Random(seed)  # noqa: S311 - names, not secrets
-    ledger = Ledger()
+    ledger = Ledger(connection)
     ids, kept = RequestIds(), list[Entry]()
     at = BEGAN
     open_stream(ledger, at)
@@ -220,17 +226,17 @@ FILTERS = st.builds(
     step=st.sampled_from((0.0, 0.01, 1.0)),
 )
 def test_a_search_finds_what_a_look_at_every_entry_finds(
-    seed: int, blocks: int, filters: list[LedgerFilter], size: int, step: float
+    emptied: Emptied, seed: int, blocks: int, filters: list[LedgerFilter], size: int, step: float
 ) -> None:
-    ledger = random_ledger(seed, blocks)
+    ledger = random_ledger(seed, blocks, emptied())
     for wanted in filters:
         assert ledger.found(wanted, size, step) == ledger.looked_through(wanted)
 
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), blocks=st.integers(1, 6 * CHUNK_BLOCKS))
-def test_every_request_is_found_by_its_id(seed: int, blocks: int) -> None:
-    ledger = random_ledger(seed, blocks)
+def test_every_request_is_found_by_its_id(emptied: Emptied, seed: int, blocks: int) -> None:
+    ledger = random_ledger(seed, blocks, emptied())
     for block in ledger.blocks:
         for entry in block.entries:
             wanted = LedgerFilter(request_id=entry.request_id)
@@ -242,9 +248,10 @@ def test_every_request_is_found_by_its_id(seed: int, blocks: int) -> None:
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), steps=st.integers(0, 12))
 def test_a_crash_while_the_index_is_written_leaves_what_no_crash_leaves(
-    seed: int, steps: int
+    emptied: Emptied, seed: int, steps: int
 ) -> None:
-    smooth, crashed = random_ledger(seed, 0), random_ledger(seed, 0)
+    crashed = random_ledger(seed, 0, emptied())
+    smooth = random_ledger(seed, 0, sqlite_engine().connect())
     draw = random.Random(seed)  # noqa: S311 - names, not secrets
     for number in range(3 * CHUNK_BLOCKS):
         at = BEGAN + timedelta(seconds=number)
@@ -263,39 +270,42 @@ def test_a_crash_while_the_index_is_written_leaves_what_no_crash_leaves(
 
 
 def terms(ledger: Ledger) -> set[tuple[str, str, int]]:
-    found = ledger.connection.exec_driver_sql(
-        "SELECT kind, term, each.value FROM ledger_posting, json_each(chunks) AS each"
-    )
-    return {(kind, term, chunk) for kind, term, chunk in found}
+    rows = ledger.rows("ledger_posting")
+    return {
+        (row.kind, row.term, chunk)
+        for row in rows
+        if row.kind != "p"
+        for chunk in msgspec.json.decode(row.chunks)
+    }
 
 
-def test_a_page_that_finds_nothing_says_where_to_go_on() -> None:
-    ledger = random_ledger(1, 6 * CHUNK_BLOCKS)
+def test_a_page_that_finds_nothing_says_where_to_go_on(emptied: Emptied) -> None:
+    ledger = random_ledger(1, 6 * CHUNK_BLOCKS, emptied())
     pages = list(ledger.search(LedgerFilter(environment="nowhere"), 10, step=1.0))
     assert len(pages) > 1
     assert not any(pages)
 
 
 def test_a_prefix_of_very_many_keys_is_found_without_its_index(
-    monkeypatch: pytest.MonkeyPatch,
+    emptied: Emptied, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dox_core_store.server.adapters.sql.search._MOST_TERMS", 2)
-    ledger = random_ledger(2, 4 * CHUNK_BLOCKS)
+    ledger = random_ledger(2, 4 * CHUNK_BLOCKS, emptied())
     ledger.flush()
     wanted = LedgerFilter(prefix="api")
     assert ledger.found(wanted, 7) == ledger.looked_through(wanted)
 
 
-def test_entries_come_with_the_hashes_that_are_stored() -> None:
-    ledger = random_ledger(3, 2 * CHUNK_BLOCKS)
+def test_entries_come_with_the_hashes_that_are_stored(emptied: Emptied) -> None:
+    ledger = random_ledger(3, 2 * CHUNK_BLOCKS, emptied())
     stored = [each for page in ledger.search(LedgerFilter(), 9) for each in page][::-1]
     heads = [row.head for row in ledger.rows("ledger_block")]
     assert {each.hash for each in stored} >= set(heads)
     assert [each.prev for each in stored][1:] == [each.hash for each in stored][:-1]
 
 
-def test_only_calls_of_services_say_that_a_key_is_needed() -> None:
-    ledger = random_ledger(4, 0)
+def test_only_calls_of_services_say_that_a_key_is_needed(emptied: Emptied) -> None:
+    ledger = random_ledger(4, 0, emptied())
     read = Entry(timestamp(BEGAN), "jules", "api.a.production", "GET", "GRANTED", "req_1", "", "",
                  "production", 1, "tok_1", None, "call")  # fmt: skip
     later = timestamp(BEGAN + timedelta(hours=1))
@@ -319,6 +329,8 @@ def test_only_calls_of_services_say_that_a_key_is_needed() -> None:
 
 @pytest.mark.parametrize("cursor", ["", "1", "1.", "-1.0", "a.b", "1.0 ", "9" * 19 + ".0"])
 def test_a_cursor_that_is_not_ours_is_refused(cursor: str) -> None:
-    search = LedgerSearch(connection=Ledger().connection, environments=ENVIRONMENTS)
+    search = LedgerSearch(
+        connection=Ledger(sqlite_engine().connect()).connection, environments=ENVIRONMENTS
+    )
     with pytest.raises(InvalidRequestError):
         search.page(LedgerFilter(), cursor, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from typing import Any
@@ -17,15 +18,17 @@ from cryptography.hazmat.primitives.asymmetric.ec import (
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
-from dox_core_store.errors import AuthenticationError
+from dox_core_store.errors import AuthenticationError, DoxStoreError, StoreUnavailableError
 from dox_core_store.server.domain.proof import (
+    LEEWAY_SECONDS,
     MAX_PROOF_BYTES,
     HolderKey,
     Proven,
     content_digest,
     token_digest,
 )
-from dox_core_store.server.usecases.proof import WINDOW_SECONDS, Proofs
+from dox_core_store.server.usecases.nonce import WINDOW_SECONDS, StoreWindows
+from dox_core_store.server.usecases.proof import Proofs
 
 TOKEN = b"head.body.signature"
 NOW = 1_800_000_000.0
@@ -270,7 +273,153 @@ def test_size_and_depth_are_bounded(node: Node, holder: Holder) -> None:
 def test_replays_are_remembered_in_bounded_memory(node: Node, holder: Holder) -> None:
     """A window ends early when as many proofs were seen as a node remembers."""
     first = node.proofs.nonce()
-    node.proofs._newest.seen.update(number.to_bytes(16) for number in range(MAX_SEEN))
+    node.proofs._windows._newest.seen.update(number.to_bytes(16) for number in range(MAX_SEEN))
     assert node.proofs.nonce() != first
     node.check(holder, holder.proof(nonce=first))
     node.refused(holder, holder.proof(nonce=first), "used before")
+
+
+SECRET = b"known to all nodes of a store alone"
+
+
+class MemoryUses:
+    """What the nodes of a store have in common."""
+
+    def __init__(self) -> None:
+        self.until: dict[str, float] = {}
+        self.is_down = False
+
+    async def first(self, proof: str, until: float) -> bool:
+        if self.is_down:
+            raise StoreUnavailableError("ledger_unavailable", "down")
+        is_first = proof not in self.until
+        self.until.setdefault(proof, until)
+        return is_first
+
+
+class OneOfMany(Node):
+    """A node among others. ``ahead`` is how far its clock is ahead of the others'."""
+
+    def __init__(self, uses: MemoryUses, *, ahead: float = 0.0, secret: bytes = SECRET) -> None:
+        self.wall, self.monotonic = NOW + ahead, 0.0
+        self.uses = uses
+        self.proofs = Proofs(
+            seconds=lambda: self.wall, monotonic=lambda: self.monotonic, secret=secret, uses=uses
+        )
+
+    def pass_on(self, seconds: float) -> None:
+        self.wall += seconds
+
+    def take(self, holder: Holder, raw: bytes) -> str:
+        """``ok``, or the code of what refuses the proof."""
+        try:
+            use = self.proofs.check(
+                raw, READ, thumbprint=holder.thumbprint, token_digest=token_digest(TOKEN)
+            )
+            assert use is not None
+            asyncio.run(self.proofs.claim(use))
+        except DoxStoreError as error:
+            return error.code
+        return "ok"
+
+
+def test_a_node_that_is_alone_claims_nothing(node: Node, holder: Holder) -> None:
+    raw = holder.proof(nonce=node.proofs.nonce())
+    digest = token_digest(TOKEN)
+    assert node.proofs.check(raw, READ, thumbprint=holder.thumbprint, token_digest=digest) is None
+
+
+def test_each_node_takes_the_nonces_of_the_others(holder: Holder) -> None:
+    one, other = (OneOfMany(uses) for uses in [MemoryUses()] for _ in "12")
+    assert one.proofs.nonce() == other.proofs.nonce()
+    assert other.take(holder, holder.proof(nonce=one.proofs.nonce())) == "ok"
+
+
+def test_a_proof_is_good_at_one_node_alone(holder: Holder) -> None:
+    one, other = (OneOfMany(uses) for uses in [MemoryUses()] for _ in "12")
+    raw = holder.proof(nonce=one.proofs.nonce())
+    assert [each.take(holder, raw) for each in (one, other, one)] == ["ok"] + ["proof_invalid"] * 2
+
+
+def test_a_nonce_of_the_store_counts_in_its_window_and_the_next_one(holder: Holder) -> None:
+    node = OneOfMany(MemoryUses())
+    node.wall -= node.wall % WINDOW_SECONDS
+    first = node.proofs.nonce()
+    told = []
+    for at in range(4):
+        told.append(node.take(holder, holder.proof(nonce=first, jti=f"jti-number-{at}")))
+        node.pass_on(WINDOW_SECONDS)
+    assert len({node.proofs.nonce(), first}) == 2
+    assert told == ["ok"] * 2 + ["nonce_needed"] * 2
+
+
+@pytest.mark.parametrize("ahead", [-15.0, -3.0, -0.25, 0.25, 3.0, 15.0])
+def test_clocks_of_nodes_may_differ_by_a_window(holder: Holder, ahead: float) -> None:
+    """Whoever gave the nonce out: it is good at the other, now and a little later."""
+    uses = MemoryUses()
+    for step in range(15):
+        one, other = OneOfMany(uses), OneOfMany(uses, ahead=ahead)
+        one.pass_on(step)
+        other.pass_on(step)
+        proof = holder.proof(nonce=one.proofs.nonce(), jti=f"there-{step}-{ahead}")
+        assert other.take(holder, proof) == "ok"
+        proof = holder.proof(nonce=other.proofs.nonce(), jti=f"back--{step}-{ahead}")
+        assert one.take(holder, proof) == "ok"
+
+
+@pytest.mark.parametrize("ahead", [-LEEWAY_SECONDS, -20.0, 0.0, 20.0])
+def test_a_use_is_on_record_for_as_long_as_any_node_takes_its_nonce(
+    holder: Holder, ahead: float
+) -> None:
+    uses = MemoryUses()
+    node, other = OneOfMany(uses), OneOfMany(uses, ahead=ahead)
+    nonce = node.proofs.nonce()
+    assert node.take(holder, holder.proof(nonce=nonce)) == "ok"
+    (until,) = uses.until.values()
+    taken_at = [0]
+    for second in range(200):
+        if other.proofs._windows.find(nonce) is not None:
+            taken_at.append(second)
+        other.pass_on(1)
+    assert len(taken_at) > 5
+    assert until >= NOW + taken_at[-1]
+
+
+def test_a_store_that_does_not_answer_takes_no_proof(holder: Holder) -> None:
+    node = OneOfMany(uses := MemoryUses())
+    uses.is_down = True
+    raw = holder.proof(nonce=node.proofs.nonce())
+    assert node.take(holder, raw) == "ledger_unavailable"
+    uses.is_down = False
+    assert node.take(holder, raw) == "proof_invalid", "it may have been on record"
+    assert node.take(holder, holder.proof(nonce=node.proofs.nonce(), jti="made-anew")) == "ok"
+
+
+def test_the_nonce_is_the_one_of_the_specification() -> None:
+    """Computed with `openssl dgst -mac HMAC` from docs/spec/token.md: window 120000000."""
+    assert StoreWindows(seconds=lambda: NOW, secret=SECRET).newest() == "MUuQlQf6FS1KLcXKhhyQYQ"
+
+
+def test_another_store_has_other_nonces() -> None:
+    one, other = (StoreWindows(seconds=lambda: NOW, secret=secret) for secret in (b"one", b"other"))
+    assert one.newest() != other.newest()
+    assert one.find(other.newest()) is None
+    assert [one.find(each) for each in (None, "", "nonce\xe9")] == [None] * 3
+
+
+def test_nodes_do_not_start_without_a_secret() -> None:
+    with pytest.raises(ValueError, match="secret"):
+        OneOfMany(MemoryUses(), secret=b"")
+
+
+def test_what_a_node_among_many_remembers_is_bounded_and_the_store_decides(holder: Holder) -> None:
+    node = OneOfMany(MemoryUses())
+    window = node.proofs._windows.find(nonce := node.proofs.nonce())
+    assert window is not None
+    window.seen.update(number.to_bytes(16) for number in range(MAX_SEEN))
+    assert [node.take(holder, raw) for raw in [holder.proof(nonce=nonce)] * 2] == [
+        "ok",
+        "proof_invalid",
+    ]
+    assert node.proofs.nonce() == nonce
+    assert len(window.seen) == MAX_SEEN

@@ -15,7 +15,7 @@ DAMAGED = ("svc-1", "svc-2", "svc-3", "svc-6")
 
 def names(asking: Asking, page_size: int) -> list[list[str]]:
     """Every page's services, as whoever loads all of them asks: until a page is not full."""
-    catalog, pages, after = asking._node._embedded.catalog, list[list[str]](), None
+    catalog, pages, after = asking._node._backing.catalog, list[list[str]](), None
     while True:
         found = asking._runner.run(catalog.records(ServiceRecord, after, page_size))
         pages.append([record.name for record in found])

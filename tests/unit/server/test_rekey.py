@@ -18,11 +18,12 @@ from msgspec.structs import replace
 
 from dox_core_store.errors import ConflictError
 from dox_core_store.key_path import KeyAddress
+from dox_core_store.server.adapters.sql import rekey as rekey_module
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import open_ring
-from dox_core_store.server.adapters.sqlite import rekey as rekey_module
+from dox_core_store.server.adapters.sql.rekey import Rekey
 from dox_core_store.server.adapters.sqlite.engine import ServerLock, open_engine, sealing_alone
-from dox_core_store.server.adapters.sqlite.rekey import Rekey
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.bootstrap.local import LocalStore, init_store, local_caller
 from dox_core_store.server.bootstrap.unlock import NewHolder
 from dox_core_store.server.domain.envelope import Binding, Ring, mac_number, sealed_number
@@ -70,7 +71,7 @@ class Store:
                 created_by="local:test",
                 expires_at=None,
                 rolled_back_from=None,
-                sealed=opened.vault.store(binding, value),
+                sealed=opened.sealer.store(binding, value),
             )
             tx.put(key)
             tx.put(version)
@@ -92,7 +93,7 @@ class Store:
                 )
                 sealed = connection.execute(query).scalar_one()
                 binding = Binding(local.store_id, *address, version_id)
-                assert local._store.vault.open(binding, sealed) == value
+                assert local._store.sealer.open(binding, sealed) == value
                 assert sealed_number(sealed) == kek
         assert self.numbers() == {kek}
 
@@ -272,7 +273,7 @@ def test_a_row_that_changes_between_reading_and_writing_is_looked_at_again(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has a new MAC then, and its value is still wrapped under the old key."""
-    other, begin, left = store.opened(), rekey_module.begin_beside, iter(range(12))
+    other, begin, left = store.opened(), SqlitePlace.begin_beside, iter(range(12))
     version_ids = [version_id for _address, version_id in store.values]
 
     def change_all(tx: Transaction) -> None:
@@ -281,13 +282,15 @@ def test_a_row_that_changes_between_reading_and_writing_is_looked_at_again(
             assert version is not None
             tx.put(replace(version, created_by=f"local:{secrets.token_hex(4)}"))
 
-    def begin_late(connection: sa.Connection) -> None:
-        if next(left, None) is not None:
-            other._store.write(change_all, other._clock)
-        begin(connection)
+    local = store.opened()
 
-    monkeypatch.setattr(rekey_module, "begin_beside", begin_late)
-    assert store.opened().rekey()[0].complete
+    def begin_late(place: SqlitePlace, connection: sa.Connection) -> None:
+        if place is local._store.place and next(left, None) is not None:
+            other._store.write(change_all, other._clock)
+        begin(place, connection)
+
+    monkeypatch.setattr(SqlitePlace, "begin_beside", begin_late)
+    assert local.rekey()[0].complete
     assert next(left, None) is None, "rows were changed in more than one pass"
     store.check(kek=2)
 

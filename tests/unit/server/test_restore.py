@@ -14,7 +14,8 @@ from dox_core_store.errors import ConfigurationError
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, open_store
+from dox_core_store.server.adapters.sql.store import OpenedStore, open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.bootstrap.local import init_store
 from dox_core_store.server.bootstrap.unlock import unlock_of
 from dox_core_store.server.domain.access import (
@@ -88,7 +89,9 @@ def run(made: Path) -> Any:
     """Runs work in a transaction of its own on a filled store, and takes all of it back."""
     settings = Settings(data=str(made / "data"), key_file=str(made / "root.key"))
     store = open_store(
-        Path(settings.data), unlock=unlock_of(settings, None), alarm=lambda _table, _row: None
+        SqlitePlace(Path(settings.data)),
+        unlock=unlock_of(settings, None),
+        alarm=lambda _table, _row: None,
     )
 
     class TakenBackError(Exception):
@@ -125,7 +128,7 @@ def fill(tx: Any, store: OpenedStore) -> None:
                 created_by="operator:lena",
                 expires_at=None,
                 rolled_back_from=None,
-                sealed=store.vault.store(Binding(store.store_id, *ADDRESS, version_id), b"x"),
+                sealed=store.sealer.store(Binding(store.store_id, *ADDRESS, version_id), b"x"),
             )
         )
     tx.put(

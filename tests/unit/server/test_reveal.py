@@ -21,6 +21,7 @@ from dox_core_store.errors import (
     UnauthorizedError,
 )
 from dox_core_store.server.domain.access import (
+    Caller,
     Effect,
     GrantRecord,
     ServiceRecord,
@@ -33,15 +34,21 @@ from dox_core_store.server.domain.limit import DEFAULT_RATE, Policy, Verdict
 from dox_core_store.server.domain.signing_key import SigningKeyRecord
 from dox_core_store.server.domain.token import Claims, Kind
 from dox_core_store.server.usecases.decision import Decisions
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.key_limiter import verdict_of_key
 from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals
-from dox_core_store.server.usecases.registry import Feed, Registry
-from dox_core_store.server.usecases.reveal import Asked, Reveal, verdict_of_key
+from dox_core_store.server.usecases.registry import Registry
+from dox_core_store.server.usecases.reveal import Asked, Reveal
+from dox_core_store.server.usecases.stored_value import StoredValues
 from dox_core_store.server.usecases.values import Prepared, ValueCache
+from dox_core_store.server.usecases.vault import Vaults
+from dox_core_store.server.usecases.vault_task import VaultTasks
 from dox_core_store.testing.catalog import MemoryCatalog
 from dox_core_store.testing.clock import FixedClock
 from dox_core_store.testing.ledger import RecordingLedger
 
+SERVER = Caller("local:test", (), "req_0", "", "")
 ASKED = Asked("req_1", "127.0.0.1", "test", None, "call")
 POLICY = Policy.of("service", DEFAULT_RATE)
 PLENTY = Verdict(True, 5, 1.0, None, POLICY)
@@ -83,7 +90,7 @@ class World:
         self.catalog = MemoryCatalog()
         self.ledger = RecordingLedger()
         self.values = WatchedCache()
-        self.vault = PlainVault()
+        self.sealer = PlainVault()
         self.alarms: list[tuple[str, str]] = []
         self.registry = Registry(
             catalog=self.catalog,
@@ -91,13 +98,29 @@ class World:
             key_set=NoKeys(),
             alarm=lambda table, row: self.alarms.append((table, row)),
         )
-        self.feed = Feed(catalog=self.catalog, registry=self.registry, forget=self.values.forget)
+        self.feed = Feed(
+            catalog=self.catalog,
+            registry=self.registry,
+            forget=self.values.forget,
+            monotonic=self.clock.monotonic,
+        )
+        vaults = Vaults(store_id="store_1", sealer=self.sealer, monotonic=self.clock.monotonic)
         decisions = Decisions(
-            store_id="store_1",
             default_environment="production",
             registry=self.registry,
             catalog=self.catalog,
-            vault=self.vault,
+            stored=StoredValues(
+                vaults=vaults,
+                catalog=self.catalog,
+                tasks=VaultTasks(
+                    vaults=vaults,
+                    catalog=self.catalog,
+                    clock=self.clock,
+                    caller=SERVER,
+                    notice=lambda _event, **_said: None,
+                ),
+                noticed=lambda _address: None,
+            ),
             values=self.values,
             clock=self.clock,
             render=lambda _address, _version, value: value,
@@ -110,6 +133,7 @@ class World:
             refusals=Refusals(ledger=self.ledger),
             values=self.values,
             stamp=lambda: "t",
+            monotonic=self.clock.monotonic,
         )
         self.service = ServiceRecord(
             name="jules",
@@ -203,7 +227,7 @@ class World:
                 created_at=self.clock.now(),
                 created_by="t",
                 rolled_back_from=None,
-                sealed=self.vault.store(binding, value.encode()),
+                sealed=self.sealer.store(binding, value.encode()),
                 **{"expires_at": None, **fields},
             )
         )

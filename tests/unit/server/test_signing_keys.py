@@ -16,9 +16,10 @@ from dox_core_store.server.domain.access import OperatorRecord, Role, TokenRecor
 from dox_core_store.server.domain.address import parse_networks
 from dox_core_store.server.domain.signing_key import SigningKeyRecord, signed_by
 from dox_core_store.server.domain.token import Claims, Kind, invalid_token
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.principal import Authenticator, SigningKeys
 from dox_core_store.server.usecases.proof import Proofs
-from dox_core_store.server.usecases.registry import Feed, Registry
+from dox_core_store.server.usecases.registry import Registry
 from dox_core_store.server.usecases.signing_key import is_compromise
 from dox_core_store.server.usecases.token_alarm import WINDOW_SECONDS, TokenAlarm
 from dox_core_store.server.usecases.token_expiry import TokenExpiry
@@ -68,7 +69,12 @@ class Node:
             key_set=self.keys,
             alarm=lambda _table, _row: None,
         )
-        self.feed = Feed(catalog=self.catalog, registry=registry, forget=lambda _path: None)
+        self.feed = Feed(
+            catalog=self.catalog,
+            registry=registry,
+            forget=lambda _path: None,
+            monotonic=self.clock.monotonic,
+        )
         self.alarm = TokenAlarm(clock=self.clock, notice=self.notice)
         self.authenticator = Authenticator(
             keys=self.keys,

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from tests.unit.server.asking import Asking
+from tests.unit.server.engines import sqlite_engine
 
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.adapters.sql import key_queries, tables, use_queries
@@ -19,9 +20,7 @@ DAY = timedelta(days=1)
 
 
 @pytest.fixture
-def connection() -> Iterator[sa.Connection]:
-    engine = sa.create_engine("sqlite://", isolation_level="AUTOCOMMIT")
-    tables.metadata.create_all(engine)
+def connection(engine: sa.Engine) -> Iterator[sa.Connection]:
     with engine.connect() as connection:
         yield connection
 
@@ -139,6 +138,12 @@ def test_the_catalog_tells_of_calls_and_uses(asking: Asking) -> None:
 # --- SQLite's plans -------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def file() -> Iterator[sa.Connection]:
+    with sqlite_engine().connect() as connection:
+        yield connection
+
+
 def plan(connection: sa.Connection, text: str) -> list[str]:
     given = (None,) * text.count("?")
     rows = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", given)
@@ -149,20 +154,20 @@ def plan(connection: sa.Connection, text: str) -> list[str]:
 @pytest.mark.parametrize("environment", [None, "production"])
 @pytest.mark.parametrize("after", [None, KeyAddress("a.b", "staging")])
 def test_a_page_of_keys_is_ranges_of_indexes(
-    connection: sa.Connection,
+    file: sa.Connection,
     prefix: str | None,
     environment: str | None,
     after: KeyAddress | None,
 ) -> None:
     for stretch in key_queries.stretches(prefix, environment, after):
-        told = plan(connection, key_queries.page(type(connection.dialect), stretch.shape))
+        told = plan(file, key_queries.page(type(file.dialect), stretch.shape))
         assert any(line.startswith("SEARCH key USING INDEX") for line in told), told
         assert any("SEARCH service_call USING PRIMARY KEY" in line for line in told), told
         assert not any("SCAN" in line or "TEMP B-TREE" in line for line in told), told
 
 
-def test_a_stretch_of_calls_is_a_range_of_the_primary_key(connection: sa.Connection) -> None:
-    dialect = type(connection.dialect)
+def test_a_stretch_of_calls_is_a_range_of_the_primary_key(file: sa.Connection) -> None:
+    dialect = type(file.dialect)
     for text in (use_queries._calls(dialect), use_queries._end(dialect)):
-        told = plan(connection, text)
+        told = plan(file, text)
         assert all("SEARCH service_call USING PRIMARY KEY (path>? AND path<?)" in e for e in told)

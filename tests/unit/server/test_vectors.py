@@ -19,8 +19,9 @@ from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody import new_store_id
 from dox_core_store.server.adapters.sql.records import RecordReader
 from dox_core_store.server.adapters.sql.search import LedgerSearch
+from dox_core_store.server.adapters.sql.store import create_store, open_store
 from dox_core_store.server.adapters.sql.stream import LedgerStream
-from dox_core_store.server.adapters.sqlite.store import create_store, open_store
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.domain import envelope, ledger
 from dox_core_store.server.domain.access import Caller, Role
 from dox_core_store.server.domain.checkpoint import LedgerVerifier, Verified
@@ -382,7 +383,7 @@ def test_what_a_real_store_exports_verifies_with_the_code_of_the_specification(
     clock, caller = Standing(), Caller("local:ada", (), "req_1", "", "doxstore")
     key_file = tmp_path / "root.key"
     create_store(
-        tmp_path,
+        SqlitePlace(tmp_path),
         store_id=(store_id := new_store_id()),
         slot=new_slot(KeyFileHolder(key_file), store_id, label=None),
         default_environment="production",
@@ -391,7 +392,9 @@ def test_what_a_real_store_exports_verifies_with_the_code_of_the_specification(
         caller=caller,
         clock=clock,
     )
-    store = open_store(tmp_path, unlock=Unlocking([KeyFileHolder(key_file)]), alarm=no_alarm)
+    store = open_store(
+        SqlitePlace(tmp_path), unlock=Unlocking([KeyFileHolder(key_file)]), alarm=no_alarm
+    )
     stream = LedgerStream(
         store_id=store.store_id,
         changes="changes",

@@ -6,6 +6,8 @@ import asyncio
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.bootstrap.local import init_store
@@ -25,6 +27,7 @@ def test_stopping_writes_all_that_waits_before_the_stream_is_closed(tmp_path: Pa
             clock=SystemClock(),
             alarm=lambda _table, _row: None,
             on_death=lambda _error: None,
+            report=lambda error, _where: pytest.fail(repr(error)),
             notice=lambda _event, _detail: None,
         )
         await embedded.start()

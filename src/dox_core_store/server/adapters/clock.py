@@ -8,6 +8,7 @@ so they part only where the wall clock is stepped: `SystemClock.step_seconds` te
 
 from __future__ import annotations
 
+import functools
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -32,7 +33,14 @@ class SystemClock:
     def seconds(self) -> float:
         return self._offset + _gettime(_BOOTTIME)
 
-    monotonic = staticmethod(time.monotonic)
+    monotonic = staticmethod(functools.partial(_gettime, _BOOTTIME))
+    """Also while the machine sleeps: what may be handed out for half a second may not be after an
+    hour of sleep."""
+
+    def be_at(self, seconds: float) -> None:
+        """Be at ``seconds`` since 1970 now: the time that all nodes of a store agree on."""
+        self.offset_ns = round(seconds * _NANOSECONDS) - _gettime_ns(_BOOTTIME)
+        self._offset = self.offset_ns / _NANOSECONDS
 
     def not_before(self, instant: datetime) -> None:
         """Be at ``instant`` if it has not come yet: what expired until then stays expired."""
@@ -42,7 +50,8 @@ class SystemClock:
             self._offset = self.offset_ns / _NANOSECONDS
 
     def step_seconds(self) -> float:
-        """By how much the wall clock was set forward (back: negative) since this one started."""
+        """By how much the wall clock is ahead of (behind: negative) this one: it was set since this
+        one started, or is not at the time that the nodes agree on."""
         return time.time() - self.seconds()
 
 
@@ -51,14 +60,14 @@ class LedgerStamp:
     millisecond: the door asks for it at every read."""
 
     def __init__(self, clock: SystemClock) -> None:
-        self._offset_ns = clock.offset_ns
+        self._clock = clock
         self._second = -1
         self._milliseconds = -1
         self._prefix = ""
         self._text = ""
 
     def __call__(self) -> str:
-        milliseconds = (self._offset_ns + _gettime_ns(_BOOTTIME)) // 1_000_000
+        milliseconds = (self._clock.offset_ns + _gettime_ns(_BOOTTIME)) // 1_000_000
         if milliseconds != self._milliseconds:
             second, rest = divmod(milliseconds, 1000)
             if second != self._second:

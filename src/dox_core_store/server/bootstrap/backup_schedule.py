@@ -21,7 +21,7 @@ from dox_core_store.server.adapters.backup.places import BackupPlace, place_at
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.sql.custody_event import read_event
-from dox_core_store.server.adapters.sqlite.store import OpenedStore
+from dox_core_store.server.adapters.sql.store import OpenedStore
 from dox_core_store.server.bootstrap.backups import write_backup
 from dox_core_store.server.domain.backup import backup_name, older_backups
 from dox_core_store.server.ports import Catalog
@@ -47,8 +47,9 @@ class BackupAges(NamedTuple):
 
 
 class BackupSchedule:
-    """`step` is run again and again, some seconds apart. Raises ``bad_setting`` for a recipient
-    that is none."""
+    """`step` is run again and again, some seconds apart, on one node at a time; ``keep`` is called
+    now and then while a backup is made, so that it stays this node's step. Raises ``bad_setting``
+    for a recipient that is none."""
 
     def __init__(
         self,
@@ -59,7 +60,9 @@ class BackupSchedule:
         clock: SystemClock,
         log: Any,
         report: Callable[[BaseException, str], None],
+        keep: Callable[[], object] = lambda: None,
     ) -> None:
+        self._keep = keep
         self._ending = threading.Event()
         self._settings = settings
         self._recipient = (
@@ -147,6 +150,7 @@ class BackupSchedule:
         return made.on_record(), self._drop_old(place)
 
     def _pause(self) -> None:
+        self._keep()
         if self._ending.wait(_PAUSE_SECONDS):
             raise StoreUnavailableError("shutting_down", "The node is shutting down.")
 

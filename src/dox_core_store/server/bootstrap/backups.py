@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -29,8 +28,9 @@ from dox_core_store.server.adapters.backup.review import (
 )
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
-from dox_core_store.server.adapters.sqlite.engine import open_engine
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, open_store
+from dox_core_store.server.adapters.sql.store import OpenedStore, follow_clock, open_store
+from dox_core_store.server.adapters.sql.transacting import snapshot, take_time
+from dox_core_store.server.bootstrap.place import place_of
 from dox_core_store.server.bootstrap.unlock import Ask, unlock_of
 from dox_core_store.server.domain.backup import Ending
 from dox_core_store.server.settings import Settings
@@ -76,7 +76,9 @@ def create_backup(
             "backup_target", f"{address} exists; it is replaced only if you say so (--force)."
         )
     clock = SystemClock()
-    store = open_store(Path(settings.data), unlock=unlock_of(settings, ask), alarm=_unheard)
+    store = open_store(place_of(settings), unlock=unlock_of(settings, ask), alarm=_unheard)
+    with store.engine.connect() as connection:
+        follow_clock(store.place, connection, clock)
     made = write_backup(store, place, name, recipient=recipient, clock=clock, progress=progress)
     store.write(lambda tx: enter_backup(tx, local_caller(), made.on_record()), clock)
     return made
@@ -94,10 +96,11 @@ def write_backup(
 ) -> Made:
     """Write what the store holds now to ``place``. One read transaction: a snapshot, which keeps
     nobody from writing."""
-    engine = open_engine(store.folder, read_only=True)
+    engine = store.place.engine(read_only=True)
     try:
         with engine.connect() as connection, contextlib.ExitStack() as stack:
-            connection.exec_driver_sql("BEGIN")
+            stack.enter_context(snapshot(connection))
+            take_time(connection)  # the target may be slow
             writer = ArchiveWriter(connection, ring=store.ring, now=clock.now(), pause=pause)
             if progress is not None:
                 total = sum(writer.header.counts.values())
@@ -109,9 +112,7 @@ def write_backup(
                 size = place.write(name, source)
             ending = _ended(writer.ending)
     except sa.exc.DBAPIError as error:
-        raise ConfigurationError(
-            "store_damaged", f"The store in {store.folder} cannot be read: {error.orig}."
-        ) from error
+        raise store.place.unusable(error) from error
     return Made(
         name=name,
         store_id=writer.header.store_id,

@@ -6,17 +6,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
 
-import msgspec
-
-from dox_core_store import wire
 from dox_core_store.server.adapters.clock import LedgerStamp, SystemClock
 from dox_core_store.server.adapters.jose import TokenVerifier, generate_signing_key
 from dox_core_store.server.adapters.oidc import OidcKeys
-from dox_core_store.server.adapters.sqlite.inspection import public_checkpoint_key
-from dox_core_store.server.adapters.sqlite.ring_follower import RingFollower
-from dox_core_store.server.bootstrap.embedded import Embedded
+from dox_core_store.server.adapters.sql.ring_follower import RingFollower
+from dox_core_store.server.bootstrap.backing import Backing
 from dox_core_store.server.bootstrap.local import local_caller
+from dox_core_store.server.bootstrap.moving import moving_routes
+from dox_core_store.server.bootstrap.published import published_pages
+from dox_core_store.server.bootstrap.vaults import Fronting
 from dox_core_store.server.domain.access import Role
+from dox_core_store.server.domain.envelope import derive
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.access import Access
 from dox_core_store.server.usecases.access_key import KeySteps
@@ -24,6 +24,7 @@ from dox_core_store.server.usecases.access_readers import AccessReaders
 from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.environment import Environments
 from dox_core_store.server.usecases.exchange import Exchange
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.grant import Grants
 from dox_core_store.server.usecases.grant_preview import GrantPreview
@@ -40,8 +41,9 @@ from dox_core_store.server.usecases.ledger import HandedOut
 from dox_core_store.server.usecases.live_token import LiveTokens
 from dox_core_store.server.usecases.principal import Authenticator, SigningKeys
 from dox_core_store.server.usecases.proof import Proofs
+from dox_core_store.server.usecases.quota import SharedBuckets
 from dox_core_store.server.usecases.refusals import Refusals
-from dox_core_store.server.usecases.registry import Feed, Registry
+from dox_core_store.server.usecases.registry import Registry, own_bucket
 from dox_core_store.server.usecases.reveal import Reveal
 from dox_core_store.server.usecases.service import Services
 from dox_core_store.server.usecases.signing_key import MadeKey, SigningKeyRing
@@ -55,7 +57,6 @@ from dox_core_store.server.web.application import (
     Application,
     Page,
     build_application,
-    errors_page,
 )
 from dox_core_store.server.web.client_address import ClientAddress
 from dox_core_store.server.web.desk import Desk
@@ -68,7 +69,6 @@ from dox_core_store.server.web.issuer_routes import issuer_routes
 from dox_core_store.server.web.key_body import render_key
 from dox_core_store.server.web.key_routes import key_routes
 from dox_core_store.server.web.ledger_routes import ledger_routes
-from dox_core_store.server.web.openapi import openapi_document
 from dox_core_store.server.web.request import RequestIds
 from dox_core_store.server.web.token_routes import token_routes
 
@@ -78,11 +78,11 @@ _SWEEP_SECONDS = 60.0
 
 
 class Composed:
-    """Everything that serves, made of an embedded store that was started."""
+    """Everything that serves, made of a store that was opened."""
 
     def __init__(
         self,
-        embedded: Embedded,
+        backing: Backing,
         settings: Settings,
         *,
         release: str,
@@ -94,7 +94,7 @@ class Composed:
         notice: Notice,
         clients: ClientAddress,
     ) -> None:
-        store, catalog, ledger = embedded.store, embedded.catalog, embedded.ledger
+        store, catalog, ledger = backing.store, backing.catalog, backing.ledger
         store_id, default = store.store_id, store.default_environment
         loop = asyncio.get_running_loop()
         stamp, request_ids = LedgerStamp(clock), RequestIds()
@@ -105,16 +105,30 @@ class Composed:
             key_set=signing_keys,
             alarm=alarm,
             epoch=store.epoch,
+            buckets=own_bucket
+            if backing.quotas is None
+            else SharedBuckets(quotas=backing.quotas, monotonic=clock.monotonic),
             follow_seal=RingFollower(
-                ring=store.ring, writer=embedded.writer, report=report, loop=loop
+                ring=store.ring, said=backing.say_ring, report=report, loop=loop
             ),
         )
         values = ValueCache()
-        self.feed = feed = Feed(catalog=catalog, registry=registry, forget=values.forget)
+        self.feed = feed = Feed(
+            catalog=catalog,
+            registry=registry,
+            forget=values.forget,
+            monotonic=clock.monotonic,
+            lease_seconds=backing.lease_seconds,
+        )
         self.refusals = refusals = Refusals(ledger=ledger)
         self.metrics = DoorMetrics()
         self.token_alarm = token_alarm = TokenAlarm(clock=clock, notice=notice)
-        proofs = Proofs(seconds=clock.seconds, monotonic=clock.monotonic)
+        proofs = Proofs(
+            seconds=clock.seconds,
+            monotonic=clock.monotonic,
+            uses=backing.proof_uses,
+            secret=derive(store.checkpoint_key.private_bytes_raw(), "proof-nonce"),
+        )
         authenticator = Authenticator(
             keys=signing_keys,
             registry=registry,
@@ -124,12 +138,21 @@ class Composed:
             proofs=proofs,
         )
         retention = Retention(keep_versions=settings.keep_versions)
+        self.fronting = fronting = Fronting(
+            settings,
+            store=store,
+            catalog=catalog,
+            feed=feed,
+            retention=retention,
+            clock=clock,
+            notice=notice,
+        )
+        stored = fronting.stored
         self.imports = imports = Imports(
-            store_id=store_id,
             default_environment=default,
             expiry_days=settings.expiry_days,
             catalog=catalog,
-            vault=store.vault,
+            stored=stored,
             feed=feed,
             retention=retention,
         )
@@ -160,8 +183,8 @@ class Composed:
         )
         routes = [
             *key_routes(
-                keys=Keys(store_id=store_id, shelf=shelf, vault=store.vault, retention=retention),
-                versions=KeyVersions(shelf=shelf),
+                keys=Keys(shelf=shelf, stored=stored, retention=retention),
+                versions=KeyVersions(shelf=shelf, stored=stored),
                 upkeep=KeyUpkeep(shelf=shelf, catalog=catalog, retention=retention, feed=feed),
                 limits=KeyLimits(shelf=shelf, catalog=catalog, feed=feed),
                 lists=KeyList(default_environment=default, catalog=catalog, registry=registry),
@@ -171,7 +194,7 @@ class Composed:
                 tokens=tokens,
                 signing_keys=SigningKeyRing(
                     store_id=store_id,
-                    vault=store.vault,
+                    sealer=store.sealer,
                     catalog=catalog,
                     feed=feed,
                     clock=clock,
@@ -198,21 +221,23 @@ class Composed:
                 ),
             ),
         ]
-        decisions = Decisions(
-            store_id=store_id,
+        self.decisions = decisions = Decisions(
             default_environment=default,
             registry=registry,
             catalog=catalog,
-            vault=store.vault,
+            stored=stored,
             values=values,
             clock=clock,
             render=render_key(settings.cache_ttl_ceiling_seconds, settings.outage_grace_seconds),
+            kept_seconds=settings.cache_ttl_ceiling_seconds,
         )
-        live = LiveTokens(catalog=catalog, ledger=embedded.ledger_reader, clock=clock)
+        live = LiveTokens(catalog=catalog, ledger=backing.ledger_reader, clock=clock)
         routes += ledger_routes(
-            embedded.ledger_reader,
+            backing.ledger_reader,
+            registry,
+            clock,
             HandedOut(
-                reader=embedded.ledger_reader,
+                reader=backing.ledger_reader,
                 catalog=catalog,
                 registry=registry,
                 tokens=live,
@@ -248,18 +273,18 @@ class Composed:
                 clock=clock,
             ),
         )
-        json, html = "application/json", "text/html"
-        published = {
-            "/.well-known/jwks.json": lambda: (
-                "application/jwk-set+json",
-                msgspec.json.encode(signing_keys.jwks()),
-            ),
-            "/.well-known/checkpoint-key.json": _fixed(
-                json, wire.encode(public_checkpoint_key(store))
-            ),
-            "/openapi.json": _fixed(json, msgspec.json.encode(openapi_document(routes, release))),
-            "/docs/errors": _fixed(html, errors_page()),
-        }
+        routes += moving_routes(
+            fronting,
+            catalog=catalog,
+            feed=feed,
+            shelf=shelf,
+            retention=retention,
+            expiry_days=settings.expiry_days,
+            monotonic=clock.monotonic,
+        )
+        published = published_pages(
+            store=store, signing_keys=signing_keys, routes=routes, release=release
+        )
         self.door = Door(
             application=build_application(
                 routes=routes,
@@ -273,7 +298,7 @@ class Composed:
                     report=report,
                     address_of=clients.of,
                 ),
-                pages={**pages, **{at: _page(content) for at, content in published.items()}},
+                pages={**pages, **published},
                 others=others,
             ),
             authenticator=authenticator,
@@ -285,6 +310,7 @@ class Composed:
                 refusals=refusals,
                 values=values,
                 stamp=stamp,
+                monotonic=clock.monotonic,
             ),
             refusals=refusals,
             request_ids=request_ids,
@@ -310,17 +336,3 @@ class Composed:
                 await self.imports.ended.wait()
         self.imports.ended.clear()
         await self.imports.sweep()
-
-
-Content = Callable[[], tuple[str, bytes]]
-
-
-def _fixed(media_type: str, body: bytes) -> Content:
-    return lambda: (media_type, body)
-
-
-def _page(content: Content) -> Page:
-    async def page() -> tuple[int, str, bytes]:
-        return (200, *content())
-
-    return page

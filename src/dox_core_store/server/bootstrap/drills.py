@@ -33,10 +33,13 @@ from dox_core_store.server.adapters.backup.review import (
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.sql.custody import Opened
-from dox_core_store.server.adapters.sqlite.engine import open_engine
-from dox_core_store.server.adapters.sqlite.inspection import StoreInspection, checkpoint_keys
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, open_store, stored_slots
+from dox_core_store.server.adapters.sql.inspection import StoreInspection, checkpoint_keys
+from dox_core_store.server.adapters.sql.place import Place
+from dox_core_store.server.adapters.sql.store import OpenedStore, open_store, stored_slots
+from dox_core_store.server.adapters.sql.transacting import snapshot
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.bootstrap.ledger_check import check_ledger
+from dox_core_store.server.bootstrap.place import place_of
 from dox_core_store.server.bootstrap.unlock import Ask, unlock_of
 from dox_core_store.server.domain.checkpoint import LedgerVerifier, Verified
 from dox_core_store.server.domain.ledger import BrokenChainError
@@ -72,6 +75,8 @@ class Drilled(NamedTuple):
     slots: list[tuple[Slot, str]]
     differences: Differences | str
     recorded: str | None
+    live: str
+    """Where the live store is, or would be."""
 
 
 class BackupFile:
@@ -102,12 +107,13 @@ def drill_backup(
     address: str,
     *,
     identity: Path | None,
-    live: Path | None,
     ask: Ask | None,
     progress: Progress,
 ) -> Drilled:
-    """Open a backup in a temporary folder, look it over, and compare it with the store in
-    ``live``, which gets nothing but an entry that says so."""
+    """Open a backup in a temporary folder, look it over, and compare it with the store of the
+    settings, if there is one, which gets nothing but an entry that says so."""
+    place = place_of(settings)
+    live = _live(place)
     file = BackupFile(address, identity=identity)
     checked = file.check(progress)
     opened, slots = open_head(checked, unlock_of(settings, ask))
@@ -119,9 +125,9 @@ def drill_backup(
         looked = look_over(store, alarms, progress)
         differences = _compared(live, store, progress)
     recorded: str | None = "there is no live store to say it to"
-    if live is not None and isinstance(differences, Differences):
+    if not isinstance(live, str) and isinstance(differences, Differences):
         recorded = _record_drill(live, opened, file, checked, looked)
-    return Drilled(checked, looked, tried, differences, recorded)
+    return Drilled(checked, looked, tried, differences, recorded, place.shown)
 
 
 def fill_and_open(
@@ -137,7 +143,7 @@ def fill_and_open(
     with progress("records loaded", total=total) as step, file.open() as stream:
         fill(folder, stream, checked, step)
     return open_store(
-        folder,
+        SqlitePlace(folder),
         unlock=same_slot(opened.unlocked),
         alarm=lambda table, identity: alarms.append(f"{table} {identity}"),
     )
@@ -188,16 +194,29 @@ def _tried(
     return found
 
 
-def _compared(live: Path | None, store: OpenedStore, progress: Progress) -> Differences | str:
-    if live is None:
-        return "there is no store"
+def _live(place: Place) -> Place | str:
+    """The place of the live store, or why there is none: one that is lost is why somebody looks at
+    backups."""
+    try:
+        return place if place.is_taken() else "there is no store"
+    except DoxStoreError as error:
+        return f"{error.code}: {error.detail}"
+
+
+def _compared(live: Place | str, store: OpenedStore, progress: Progress) -> Differences | str:
+    if isinstance(live, str):
+        return live
     try:
         store_id, _slots = stored_slots(live)
         if store_id != store.store_id:
             return f"the store there is another one, {store_id}"
-        engine = open_engine(live, read_only=True)
-        with progress("compared"), engine.connect() as there, store.engine.connect() as here:
-            there.exec_driver_sql("BEGIN")
+        engine = live.engine(read_only=True)
+        with (
+            progress("compared"),
+            engine.connect() as there,
+            store.engine.connect() as here,
+            snapshot(there),
+        ):
             return compare(there, here)
     except DoxStoreError as error:  # a damaged store is why somebody looks at backups
         return f"{error.code}: {error.detail}"
@@ -206,7 +225,7 @@ def _compared(live: Path | None, store: OpenedStore, progress: Progress) -> Diff
 
 
 def _record_drill(
-    live: Path, opened: Opened, file: BackupFile, checked: Checked, looked: Looked
+    live: Place, opened: Opened, file: BackupFile, checked: Checked, looked: Looked
 ) -> str | None:
     found = {
         "name": file.name,

@@ -8,24 +8,29 @@ sealed holds it already; an attempt to open that fails leaves nothing behind but
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from pathlib import Path
 
-from dox_core_store.errors import ConfigurationError
+from dox_core_store.errors import ConfigurationError, DoxStoreError
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.sql.custody import Unlock
+from dox_core_store.server.adapters.sql.ledger import SqlLedger
+from dox_core_store.server.adapters.sql.ledger_reader import SqlLedgerReader
+from dox_core_store.server.adapters.sql.ring_follower import RING_EVENT
+from dox_core_store.server.adapters.sql.store import OpenedStore, Start, open_store
 from dox_core_store.server.adapters.sql.stream import LedgerStream
 from dox_core_store.server.adapters.sqlite.ballast import Ballast, Disk
 from dox_core_store.server.adapters.sqlite.catalog import SqliteCatalog
 from dox_core_store.server.adapters.sqlite.checkpointer import Checkpointer
 from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE, ServerLock
 from dox_core_store.server.adapters.sqlite.files import OpenFiles
-from dox_core_store.server.adapters.sqlite.ledger import SqliteLedger
-from dox_core_store.server.adapters.sqlite.ledger_reader import SqliteLedgerReader
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, Start, open_store
+from dox_core_store.server.adapters.sqlite.leases import SoleLeases
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
 from dox_core_store.server.adapters.sqlite.writer import SqliteWriter
 from dox_core_store.server.bootstrap.unlock import unlock_of
+from dox_core_store.server.ports import ProofUses, Quotas
 from dox_core_store.server.settings import Settings
 
 __all__ = ["Embedded"]
@@ -37,10 +42,13 @@ class Embedded:
     """Made on the running event loop. What it holds may be used between `open` and `stop`."""
 
     catalog: SqliteCatalog
-    ledger: SqliteLedger
-    ledger_reader: SqliteLedgerReader
+    ledger: SqlLedger
+    ledger_reader: SqlLedgerReader
     store: OpenedStore
     writer: SqliteWriter
+    lease_seconds: float = math.inf
+    quotas: Quotas | None = None
+    proof_uses: ProofUses | None = None
 
     def __init__(
         self,
@@ -50,6 +58,7 @@ class Embedded:
         alarm: Callable[[str, str], None],
         on_death: Callable[[BaseException], None],
         notice: Callable[[str, str], None],
+        report: Callable[[BaseException, str], None],
         accept_clock: bool = False,
     ) -> None:
         self._settings = settings
@@ -61,8 +70,10 @@ class Embedded:
         self._start = Start(clock, accept_clock=accept_clock, notice=notice)
         self._clock = clock
         self._alarm = alarm
+        self._report = report
         self._on_death = on_death
         self._lock = ServerLock(folder)
+        self.leases = SoleLeases()
         self.farewell: Callable[[], None] = _nothing
         """Called in a thread once the stream is closed, before the lock is released."""
         self._stops: list[Callable[[], None]] = []
@@ -113,7 +124,11 @@ class Embedded:
         # In a thread: a key service or a derivation may take seconds, and a sealed node answers.
         opening = asyncio.ensure_future(
             asyncio.to_thread(
-                open_store, self._folder, unlock=unlock, alarm=self._alarm, start=self._start
+                open_store,
+                SqlitePlace(self._folder),
+                unlock=unlock,
+                alarm=self._alarm,
+                start=self._start,
             )
         )
         try:
@@ -121,7 +136,7 @@ class Embedded:
         except asyncio.CancelledError:
             await asyncio.wait([opening])  # it may write: not without the lock
             raise
-        self.ledger = ledger = SqliteLedger(clock=self._clock)
+        self.ledger = ledger = SqlLedger(clock=self._clock)
         accepted = "the clock was accepted as it is" if self._start.accept_clock else None
         self.writer = writer = SqliteWriter(
             engine=store.engine,
@@ -149,7 +164,29 @@ class Embedded:
         self.disk.start()
         self._stops.append(self.disk.stop)
         self.catalog = SqliteCatalog(engine=store.engine, records=store.records, writer=writer)
-        self.ledger_reader = SqliteLedgerReader(engine=store.engine, records=store.records)
+        self.ledger_reader = SqlLedgerReader(engine=store.engine, records=store.records)
+
+    def lost(self) -> str:
+        return self.files.lost
+
+    def follow(self, applied: Callable[[], int], wake: Callable[[], None]) -> None:
+        """Commands beside the server are found out by looking: nobody calls out."""
+
+    async def look(self) -> None:
+        """The lock says that this server lives."""
+
+    def checks(self) -> dict[str, str]:
+        return {}
+
+    def say_ring(self, newest: int) -> None:
+        """Have the store know which sealing key is the newest that this server has."""
+
+        def said(_result: object, error: BaseException | None) -> None:
+            # A store that cannot be written says so at every read.
+            if error is not None and not isinstance(error, DoxStoreError):
+                self._report(error, "ring")
+
+        self.writer.submit(lambda tx: tx.note(RING_EVENT, {"newest": newest}), said)
 
     def _note_end(self) -> None:
         """The last word of the witness, once the writer has closed its stream. Of a database that

@@ -1,7 +1,7 @@
 """Verifying the ledger in a database: an opened store's, or a copy's that nobody can open.
 
 A copy needs no key of the store: hashes and signatures are checked with what is public. It is read
-and never written, and no server may be at work on it (beside one, open the store).
+and never written. No server may be at work on a copy of files (beside one, open the store).
 """
 
 from __future__ import annotations
@@ -9,22 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE
-from dox_core_store.server.adapters.sqlite.ledger_inspection import LedgerInspection
-from dox_core_store.server.adapters.sqlite.store import ledger_only
+from dox_core_store.server.adapters.sql.ledger_inspection import LedgerInspection
+from dox_core_store.server.adapters.sql.place import Place
+from dox_core_store.server.adapters.sql.store import ledger_only
+from dox_core_store.server.adapters.sqlite.place import SqlitePlace
+from dox_core_store.server.bootstrap.place import place_of
 from dox_core_store.server.domain.checkpoint import LedgerVerifier, Verified
+from dox_core_store.server.settings import Settings
 from dox_core_store.server.web.ledger_routes import ledger_record
 
-__all__ = ["LedgerCopy", "check_ledger"]
+__all__ = ["LedgerCopy", "check_ledger", "copy_of"]
+
+
+def copy_of(settings: Settings) -> LedgerCopy:
+    """The ledger where ``settings`` say; of ``data`` the folder, or the file alone."""
+    path, place = Path(settings.data), place_of(settings)
+    if not settings.database and not path.is_dir():
+        place = SqlitePlace(path.parent, path.name)
+    return LedgerCopy(place)
 
 
 class LedgerCopy:
-    """The ledger of a store's folder, or of its database file alone. Raises `ConfigurationError`
-    ``store_missing``, ``store_newer``, ``store_damaged``."""
+    """The ledger of the store in ``place``. Raises `ConfigurationError` ``store_missing``,
+    ``store_newer``, ``store_damaged``, ``database_unreachable``."""
 
-    def __init__(self, path: Path) -> None:
-        folder, name = (path, DATABASE_FILE) if path.is_dir() else (path.parent, path.name)
-        self.store_id, engine = ledger_only(folder, name)
+    def __init__(self, place: Place) -> None:
+        self.store_id, engine = ledger_only(place)
         self.inspection = LedgerInspection(engine)
 
 

@@ -7,23 +7,25 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dox_core_store import wire
-from dox_core_store.errors import ConfigurationError, NotFoundError
+from dox_core_store.errors import NotFoundError
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.seals.shares import SharesHolder
 from dox_core_store.server.adapters.seals.unlocking import new_slot
 from dox_core_store.server.adapters.sql.custody import NewSlot, Unlock, new_store_id
-from dox_core_store.server.adapters.sql.reader import SqlReader
-from dox_core_store.server.adapters.sql.slots import add_slot, remove_slot
-from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE
-from dox_core_store.server.adapters.sqlite.inspection import (
+from dox_core_store.server.adapters.sql.inspection import (
+    Condition,
     Custody,
+    KnownNode,
     StoreInspection,
     public_checkpoint_key,
 )
-from dox_core_store.server.adapters.sqlite.rekey import Rekeyed
-from dox_core_store.server.adapters.sqlite.store import create_store, open_store, stored_slots
+from dox_core_store.server.adapters.sql.reader import SqlReader
+from dox_core_store.server.adapters.sql.rekey import Rekeyed
+from dox_core_store.server.adapters.sql.slots import add_slot, remove_slot
+from dox_core_store.server.adapters.sql.store import create_store, open_store, stored_slots
+from dox_core_store.server.bootstrap.place import place_of
 from dox_core_store.server.bootstrap.rotation import Progress, RootRotated, Rotation, silent
 from dox_core_store.server.bootstrap.unlock import Ask, NewHolder, holder_for, unlock_of
 from dox_core_store.server.domain.access import OperatorRecord, TokenRecord
@@ -39,7 +41,9 @@ from dox_core_store.server.usecases.token_expiry import EXPIRY_DAYS, days_left, 
 from dox_core_store.server.web.ledger_routes import ledger_record
 
 __all__ = [
+    "Condition",
     "Custody",
+    "KnownNode",
     "LocalStore",
     "MadeSlot",
     "find_slot",
@@ -62,7 +66,7 @@ class MadeSlot(NamedTuple):
 
 def list_slots(settings: Settings) -> list[Slot]:
     """The slots of the store, which are public: it is not opened."""
-    return stored_slots(Path(settings.data))[1]
+    return stored_slots(place_of(settings))[1]
 
 
 def find_slot(settings: Settings, slot_id: str) -> Slot:
@@ -87,16 +91,15 @@ def init_store(
     The slot's shares are nowhere else: they go to ``keep`` before there is a store, or whoever
     calls this hands them out.
     """
-    folder = Path(settings.data)
-    if (folder / DATABASE_FILE).exists():  # asked before a key file is made for nothing
-        raise ConfigurationError("store_exists", f"{folder} holds a store already.")
+    folder, place = Path(settings.data), place_of(settings)
+    place.check_free()  # asked before a key file is made for nothing
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a key file is made in it
     store_id = new_store_id()
     made = _made_slot(kind, settings, store_id, new=new, label=None)
     if keep is not None and made.shares:
         keep(made.shares)
     create_store(
-        folder,
+        place,
         store_id=store_id,
         slot=made.new,
         default_environment=settings.default_environment,
@@ -144,7 +147,7 @@ class LocalStore:
         self._clock = SystemClock()
         self.alarms: list[str] = []
         self._store = open_store(
-            Path(settings.data),
+            place_of(settings),
             unlock=_just_made(made) if made else unlock_of(settings, ask, only=only),
             alarm=lambda table, identity: self.alarms.append(f"{table} {identity}"),
         )

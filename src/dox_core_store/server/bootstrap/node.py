@@ -15,17 +15,18 @@ from collections.abc import Awaitable, Callable
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import settle_memory
-from dox_core_store.server.adapters.sqlite.room import Room
+from dox_core_store.server.adapters.sql.room import Room
 from dox_core_store.server.adapters.telemetry import (
     NodeMetrics,
     TokenCounts,
     configure_log,
     report_exception,
 )
-from dox_core_store.server.bootstrap.background import Background
+from dox_core_store.server.bootstrap.background import Background, alone_by
+from dox_core_store.server.bootstrap.backing import BeginAnewError
+from dox_core_store.server.bootstrap.backing_of import backing_of
 from dox_core_store.server.bootstrap.backup_schedule import LOOK_SECONDS, BackupSchedule
 from dox_core_store.server.bootstrap.compose import Composed
-from dox_core_store.server.bootstrap.embedded import Embedded
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.bootstrap.pages import RELEASE, Readiness, node_pages
 from dox_core_store.server.bootstrap.retention import (
@@ -36,6 +37,7 @@ from dox_core_store.server.bootstrap.retention import (
     LedgerRetention,
     RoomWatch,
 )
+from dox_core_store.server.bootstrap.sealed_node import sealed_application
 from dox_core_store.server.bootstrap.sealing import Attempt, Sealing, open_status, refuse_entry
 from dox_core_store.server.bootstrap.shipping import (
     WATCH_SECONDS,
@@ -52,9 +54,8 @@ from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.web.application import Application
 from dox_core_store.server.web.client_address import ClientAddress
-from dox_core_store.server.web.door_metrics import DoorMetrics
 from dox_core_store.server.web.request import Receive, Scope, Send
-from dox_core_store.server.web.sealed import SEAL_ADDRESSES, SealDesk, SealedApplication
+from dox_core_store.server.web.sealed import SEAL_ADDRESSES, SealDesk
 
 __all__ = ["Node", "OnSealed"]
 
@@ -67,8 +68,6 @@ _FOLLOW_SECONDS = 0.5
 _SIGN_SECONDS = 1.0
 _WATCH_SECONDS = 1.0
 _TOKENS_SECONDS = 10.0
-_EXIT_SOFTWARE = 70
-"""EX_SOFTWARE of sysexits(3)."""
 
 
 class Node:
@@ -107,15 +106,21 @@ class Node:
                 "client_address_doubtful", why=why, proxy=proxy
             ),
         )
-        self._embedded = Embedded(
+        loop = asyncio.get_running_loop()
+
+        def lost(why: str) -> None:
+            loop.call_soon_threadsafe(self._begin_anew, why)
+
+        self._backing = backing_of(
             settings,
             clock=self._clock,
             alarm=self._alarm,
             on_death=self._writer_died,
-            notice=self._watch.notice,
+            watch=self._watch,
+            report=self._report,
+            lost=lost,
             accept_clock=accept_clock,
         )
-        self._watch.disk, self._watch.files = self._embedded.disk, self._embedded.files
         self._background = Background(log=self._log, report=self._report)
         self._application: Application
         self._composed: Composed | None = None
@@ -128,11 +133,11 @@ class Node:
     async def start(self) -> None:
         """Everything but the socket. Raises `DoxStoreError`; nothing is then held."""
         self._destinations = destinations(self._settings)
-        self._embedded.hold()
+        self._backing.hold()
         try:
             attempt = Attempt.automatic(self._settings)
             try:
-                await self._embedded.open(attempt)
+                await self._backing.open(attempt)
             except DoxStoreError as error:
                 if error is not attempt.refused or self._on_sealed is None:
                     raise
@@ -153,9 +158,12 @@ class Node:
             raise self._failure
 
     async def drain(self) -> None:
-        """From now on not ready: a load balancer sends new requests elsewhere."""
+        """From now on not ready: a load balancer sends new requests elsewhere. What it sends until
+        it has noticed is answered still."""
         self._ready = False
         self._log.info("stopping")
+        if not self.failed.is_set():
+            await asyncio.sleep(self._settings.drain_seconds)
 
     def reloaded(self, outcome: str) -> None:
         self._log.info("certificates_reloaded", outcome=outcome)
@@ -168,7 +176,8 @@ class Node:
         await self._background.stop()
         if self._composed is not None:
             self._composed.refusals.flush()
-        await self._embedded.stop()
+            self._composed.fronting.vaults.close()
+        await self._backing.stop()
 
     def _seal(self, attempt: Attempt, refused: DoxStoreError, on_sealed: OnSealed) -> None:
         """Serve nothing until the store can be opened. Raises ``refused`` if that is never."""
@@ -189,29 +198,15 @@ class Node:
             announce=announce,
             fail=self._fail,
         )
-        self._embedded.check_writable()
-        metrics = NodeMetrics(
-            door=DoorMetrics(),
-            waiting=lambda: 0,
-            feed=lambda: 0,
+        self._backing.check_writable()
+        self._application = sealed_application(
+            sealing,
+            store_id=self.store_id,
+            watch=self._watch,
+            clients=self._clients,
             alarms=lambda: self._alarms,
-            condition=self._watch.condition,
-            sealed=True,
-        )
-        desk = SealDesk(
-            status=sealing.status,
-            enter=sealing.enter,
-            store_id=self.store_id,
             report=self._report,
-            address_of=self._clients.of,
         )
-        pages = node_pages(
-            store_id=self.store_id,
-            health="sealed",
-            readiness=lambda: Readiness("sealed", {"seal": sealing.awaits}),
-            metrics=metrics.render,
-        )
-        self._application = SealedApplication(desk=desk, pages=pages)
         self._log.warning("sealed", reason=refused.code, awaits=sealing.awaits)
         sealing.begin()
 
@@ -219,7 +214,7 @@ class Node:
         """Open the store with ``attempt`` and serve. Raises what it was refused with; after that
         point whatever fails ends the node."""
         try:
-            await self._embedded.open(attempt)
+            await self._backing.open(attempt)
             await self._record_unseal(attempt.opened_by, how)
             await self._compose()
         except BaseException as error:
@@ -231,7 +226,7 @@ class Node:
     async def _record_unseal(self, slot: Slot | None, how: str) -> None:
         name = "unknown" if slot is None else slot.slot_id
         entry = {"action": Action.UNSEAL, "key_path": subject("slots", name), "reason": how}
-        await self._embedded.catalog.write(lambda tx: tx.record(local_caller(), entry))
+        await self._backing.catalog.write(lambda tx: tx.record(local_caller(), entry))
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
@@ -239,9 +234,9 @@ class Node:
 
     async def _compose(self) -> None:
         """Everything over the opened store; from its end on the node serves."""
-        embedded = self._embedded
-        self.store_id = embedded.store.store_id
-        self._watch.epoch = embedded.store.epoch
+        backing = self._backing
+        self.store_id = backing.store.store_id
+        self._watch.epoch = backing.store.epoch
         desk = SealDesk(
             status=lambda: open_status(self.store_id),
             enter=refuse_entry,
@@ -250,7 +245,7 @@ class Node:
             address_of=self._clients.of,
         )
         composed = Composed(
-            embedded,
+            backing,
             self._settings,
             release=RELEASE,
             clock=self._clock,
@@ -268,25 +263,26 @@ class Node:
         )
         backups = BackupSchedule(
             self._settings,
-            store=embedded.store,
-            catalog=embedded.catalog,
+            store=backing.store,
+            catalog=backing.catalog,
             clock=self._clock,
             log=self._log,
             report=self._report,
+            keep=lambda: backing.leases.hold("backup"),
         )
         shipping = self._shipping = Shipping(
             self._destinations,
             settings=self._settings,
-            embedded=embedded,
+            backing=backing,
             registry=composed.registry,
             clock=self._clock,
             log=self._log,
             report=self._report,
         )
-        embedded.farewell = shipping.finish
+        backing.farewell = shipping.finish
         metrics = NodeMetrics(
             door=composed.metrics,
-            waiting=lambda: embedded.ledger.waiting,
+            waiting=lambda: backing.ledger.waiting,
             feed=lambda: composed.feed.applied,
             alarms=lambda: self._alarms,
             condition=self._watch.condition,
@@ -295,23 +291,26 @@ class Node:
             tokens=lambda: TokenCounts(composed.token_expiry.counts, composed.token_alarm.count),
         )
         retention = LedgerRetention(
-            settings=self._settings, embedded=embedded, clock=self._clock, log=self._log
+            settings=self._settings, backing=backing, clock=self._clock, log=self._log
         )
         room = RoomWatch(
-            room=self._watch.room, embedded=embedded, registry=composed.registry, log=self._log
+            room=self._watch.room, backing=backing, registry=composed.registry, log=self._log
         )
         await composed.feed.start()
+        backing.follow(lambda: composed.feed.applied, composed.feed.wake)
         await room.look()
         self.furnish = composed.furnish
-        every = self._background.every
-        every(_INDEX_SECONDS, embedded.writer.index)
-        every(_SIGN_SECONDS, embedded.writer.sign)
+        every, alone = self._background.every, alone_by(backing.leases)
+        every(_INDEX_SECONDS, backing.writer.index)
+        every(_SIGN_SECONDS, backing.writer.sign)
         every(_FOLLOW_SECONDS, composed.feed.catch_up)
         every(_WATCH_SECONDS, self._watch.look)
+        every(_WATCH_SECONDS, backing.look)
         every(0.0, composed.sweep_imports)
         every(_TOKENS_SECONDS, composed.tend_tokens)
-        every(LOOK_SECONDS, backups.step)
-        every(RETENTION_SECONDS, retention.step)
+        composed.fronting.begin(every, alone, self._background.once, composed.decisions)
+        every(LOOK_SECONDS, alone("backup", backups.step))
+        every(RETENTION_SECONDS, alone("retention", retention.step))
         every(ROOM_SECONDS, room.look)
         every(WATCH_SECONDS, shipping.look)
         shipping.start()
@@ -325,13 +324,19 @@ class Node:
     def _readiness(self, composed: Composed) -> Readiness:
         checks = {"ledger": "ok", "feed": f"applied {composed.feed.applied}"}
         checks |= self._watch.checks()
+        checks |= self._backing.checks()
         checks["sinks"] = self._shipping.check()
         try:
-            self._embedded.ledger.check()
+            self._backing.ledger.check()
         except DoxStoreError as error:
             checks["ledger"] = error.code
-        ok = self._ready and checks["ledger"] == "ok"
+        ok = self._ready and checks["ledger"] == checks.get("database", "ok") == "ok"
         return Readiness("ready" if ok else "not_ready", checks)
+
+    def _begin_anew(self, why: str) -> None:
+        """The ledger goes on without this node."""
+        self._log.critical("node_begins_anew", reason=why)
+        self._fail(BeginAnewError(why))
 
     def _alarm(self, table: str, identity: str) -> None:
         """A row or a value was changed behind the store."""
@@ -341,4 +346,4 @@ class Node:
     def _writer_died(self, error: BaseException) -> None:
         """Nothing can be recorded any more, so nothing may be served: end as a crash would."""
         self._report(error, "writer")
-        os._exit(_EXIT_SOFTWARE)
+        os._exit(os.EX_SOFTWARE)

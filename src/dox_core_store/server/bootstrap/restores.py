@@ -1,17 +1,14 @@
 """A backup made into a store again, in a new epoch; and the sign-off of an epoch.
 
 Everything is done in a draft beside: loaded, looked over as in a drill, told what a restored store
-has to be told (``usecases.restore``), folded into one file and synced. Then it is renamed into its
-place. Whoever is killed in between leaves no store, or a whole one.
+has to be told (``usecases.restore``). Then it is put in its place at once (`restore_targets`).
+Whoever is killed in between leaves no store, or a whole one.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,22 +18,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.backup.archive import Checked, check_origin
-from dox_core_store.server.adapters.backup.draft import fold, open_head
+from dox_core_store.server.adapters.backup.draft import open_head
 from dox_core_store.server.adapters.backup.review import Progress
 from dox_core_store.server.adapters.backup.rows import damaged
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.jose import generate_signing_key
 from dox_core_store.server.adapters.process import local_caller
 from dox_core_store.server.adapters.sql import tables
-from dox_core_store.server.adapters.sql.custody import EmbeddedVault
+from dox_core_store.server.adapters.sql.custody import RingSealer
 from dox_core_store.server.adapters.sql.epochs import begin_epoch
+from dox_core_store.server.adapters.sql.history import Seen
+from dox_core_store.server.adapters.sql.inspection import checkpoint_keys
+from dox_core_store.server.adapters.sql.place import Place
 from dox_core_store.server.adapters.sql.slots import remove_slot
+from dox_core_store.server.adapters.sql.store import OpenedStore, open_store
+from dox_core_store.server.adapters.sql.transacting import writing
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
-from dox_core_store.server.adapters.sqlite.engine import DATABASE_FILE, LOCK_FILE, ServerLock
-from dox_core_store.server.adapters.sqlite.history import WITNESS_FILE, Seen
-from dox_core_store.server.adapters.sqlite.inspection import checkpoint_keys
-from dox_core_store.server.adapters.sqlite.store import OpenedStore, open_store
 from dox_core_store.server.bootstrap.drills import BackupFile, fill_and_open, look_over
+from dox_core_store.server.bootstrap.place import place_of
+from dox_core_store.server.bootstrap.restore_targets import target_of
 from dox_core_store.server.bootstrap.unlock import Ask, unlock_of
 from dox_core_store.server.domain.epoch import Cause, EpochRecord
 from dox_core_store.server.domain.ledger import Action, Entry, changes_stream
@@ -58,8 +58,6 @@ from dox_core_store.server.usecases.signing_key import (
 
 __all__ = ["Orders", "Restored", "restore_backup", "sign_off_epoch"]
 
-_DRAFT = ".restore-"
-
 
 class Orders(NamedTuple):
     """How to restore: ``since`` is a file of ledger entries, ``sign_off`` a person's reason."""
@@ -71,9 +69,10 @@ class Orders(NamedTuple):
 
 
 class Restored(NamedTuple):
-    """A store that was restored. ``taken`` of the entries since the backup took something away
-    again, ``left`` could not be applied exactly. ``unverified`` open databases."""
+    """A store that was restored into ``place``. ``taken`` of the entries since the backup took
+    something away again, ``left`` could not be applied exactly. ``unverified`` open databases."""
 
+    place: str
     checked: Checked
     epoch: int
     reviewed_by: str | None
@@ -88,18 +87,20 @@ class Restored(NamedTuple):
 def restore_backup(
     settings: Settings, address: str, orders: Orders, *, ask: Ask | None, progress: Progress
 ) -> Restored:
-    """Make the store of a backup in the folder of ``settings``, which holds none.
+    """Make the store of a backup in the folder or database of ``settings``, which holds none.
 
     Raises `ConfigurationError` ``store_exists``, ``backup_damaged``, ``backup_encrypted``,
-    ``bad_checkpoints``, ``store_locked``, ``store_read_only``, and what opening raises.
+    ``bad_checkpoints``, ``store_locked``, ``store_read_only``, ``database_unreachable``, and what
+    opening raises.
     """
-    folder = Path(settings.data)
-    _refuse_store(folder)
+    place = place_of(settings)
+    target = target_of(place, Path(settings.data))
+    target.check_free()
     file = BackupFile(address, identity=orders.identity)
     checked = file.check(progress)
     opened, _slots = open_head(checked, unlock_of(settings, ask))
     check_origin(checked, opened.ring)
-    with _draft_in(folder) as draft:
+    with target.draft() as draft:
         alarms: list[str] = []
         store = fill_and_open(file, draft, checked, opened, alarms, progress)
         looked = look_over(store, alarms, progress)
@@ -107,20 +108,20 @@ def restore_backup(
             raise damaged(f"{looked.faults[0]} ({len(looked.faults)} in all)")
         since = None if orders.since is None else _read_since(orders.since, store, progress)
         with progress("written anew"):
-            after = max(0 if since is None else since.last_epoch, _seen(folder, store.store_id))
-            restored = _begin(store, checked, looked.versions.databases, orders, since, after)
-            fold(store.engine, draft)
-        _refuse_store(folder)
-        (draft / DATABASE_FILE).rename(folder / DATABASE_FILE)
-        _sync(folder)
-    return restored
+            after = max(0 if since is None else since.last_epoch, _seen(place, store.store_id))
+            target.follow(clock := SystemClock())
+            restored = _begin(
+                store, checked, looked.versions.databases, orders, since, after, clock.now()
+            )
+        target.put(store, draft, progress)
+    return restored._replace(place=place.shown)
 
 
 def sign_off_epoch(settings: Settings, *, ask: Ask | None, reason: str) -> EpochRecord | None:
     """Sign off the store's epoch; None if there is nothing to sign off."""
     clock = SystemClock()
     store = open_store(
-        Path(settings.data), unlock=unlock_of(settings, ask), alarm=lambda _table, _row: None
+        place_of(settings), unlock=unlock_of(settings, ask), alarm=lambda _table, _row: None
     )
     caller = local_caller()
 
@@ -137,14 +138,14 @@ def _begin(
     orders: Orders,
     since: Since | None,
     after: int,
+    now: datetime,
 ) -> Restored:
     """The new epoch, later than ``after``, and all that belongs to it, in one transaction."""
-    caller, now = local_caller(), SystemClock().now()
+    caller = local_caller()
     entries: list[Entry] = []
     left: list[str] = []
     taken, tokens, reviewed_by = 0, None, None
-    with store.engine.connect() as connection:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    with store.engine.connect() as connection, writing(connection):
         epoch = begin_epoch(
             connection,
             ring=store.ring,
@@ -174,7 +175,7 @@ def _begin(
             tokens = renew_keys(
                 tx,
                 caller,
-                EmbeddedVault(store.ring, _unheard),
+                RingSealer(store.ring, _unheard),
                 store.store_id,
                 signing_key=MadeKey(*generate_signing_key()),
                 checkpoint_key=Ed25519PrivateKey.generate().private_bytes_raw(),
@@ -183,8 +184,8 @@ def _begin(
             reviewed_by = caller.name
             sign_off(tx, caller, epoch, by=caller.name, reason=orders.sign_off)
         tx.finish()
-        connection.exec_driver_sql("COMMIT")
     return Restored(
+        place="",
         checked=checked,
         epoch=epoch,
         reviewed_by=reviewed_by,
@@ -249,7 +250,7 @@ def _without_signing_keys(
             rotate_signing_key(
                 tx,
                 local_caller(),
-                EmbeddedVault(store.ring, _unheard),
+                RingSealer(store.ring, _unheard),
                 store.store_id,
                 MadeKey(*generate_signing_key()),
                 compromised=True,
@@ -259,10 +260,10 @@ def _without_signing_keys(
     return entries
 
 
-def _seen(folder: Path, store_id: str) -> int:
-    """The epoch in which a store was seen in this folder before its files were lost."""
+def _seen(place: Place, store_id: str) -> int:
+    """The epoch in which a store was seen in this place before it was lost."""
     try:
-        seen = msgspec.json.decode((folder / WITNESS_FILE).read_bytes(), type=Seen)
+        seen = msgspec.json.decode(place.witness.read_bytes(), type=Seen)
     except (OSError, msgspec.DecodeError):
         return 0
     return seen.epoch if seen.store_id == store_id else 0
@@ -294,48 +295,6 @@ def _read_since(path: Path, store: OpenedStore, progress: Progress) -> Since:
             "bad_checkpoints", f"{path} holds what is no entry of a ledger."
         ) from error
     return verifier.finish()
-
-
-@contextmanager
-def _draft_in(folder: Path) -> Iterator[Path]:
-    """A folder for the draft, under the server's lock, so that nobody else makes a store here."""
-    was_there, had_lock = folder.exists(), (folder / LOCK_FILE).exists()
-    draft = folder / f"{_DRAFT}{os.getpid()}"
-    lock = ServerLock(folder)
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock.acquire()
-        _refuse_store(folder)
-        for stale in folder.glob(f"{_DRAFT}*"):  # of a restore that was killed
-            shutil.rmtree(stale)
-        draft.mkdir(mode=0o700)
-        yield draft
-    except OSError as error:
-        raise ConfigurationError(
-            "store_read_only", f"{folder} cannot be written: {error.strerror}."
-        ) from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        lock.release()
-        if not (folder / DATABASE_FILE).exists():
-            with contextlib.suppress(OSError):
-                if not had_lock:
-                    (folder / LOCK_FILE).unlink(missing_ok=True)
-                if not was_there:
-                    folder.rmdir()
-
-
-def _refuse_store(folder: Path) -> None:
-    if (folder / DATABASE_FILE).exists():
-        raise ConfigurationError("store_exists", f"{folder} holds a store already.")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _unheard(_table: str, _identity: str) -> None:

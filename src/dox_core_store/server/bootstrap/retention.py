@@ -21,8 +21,8 @@ from dox_core_store.server.adapters.sql.pruning import (
     drop_postings,
     idle_postings,
 )
-from dox_core_store.server.adapters.sqlite.room import Room, used_bytes
-from dox_core_store.server.bootstrap.embedded import Embedded
+from dox_core_store.server.adapters.sql.room import Room, used_bytes
+from dox_core_store.server.bootstrap.backing import Backing
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.domain.ledger import Action, BrokenChainError
 from dox_core_store.server.settings import Settings
@@ -55,15 +55,15 @@ class LedgerRetention:
         self,
         *,
         settings: Settings,
-        embedded: Embedded,
+        backing: Backing,
         clock: SystemClock,
         log: Any,
     ) -> None:
-        self._embedded = embedded
+        self._backing = backing
         self._clock = clock
         self._log = log
         self._planner = Planner(
-            store_id=embedded.store.store_id, keep_days=settings.ledger_keep_days
+            store_id=backing.store.store_id, keep_days=settings.ledger_keep_days
         )
         self._is_stopped = not settings.ledger_keep_days
         self._next_at = 0.0
@@ -89,13 +89,13 @@ class LedgerRetention:
         self._next_at = self._clock.monotonic() + _REST_SECONDS
 
     def _plan(self) -> Plan | None:
-        with self._embedded.store.engine.connect() as connection:
+        with self._backing.store.engine.connect() as connection:
             return self._planner.plan(connection, self._clock.now(), self._size)
 
     async def _drop(self, plan: Plan) -> None:
         entry = {"action": Action.PRUNE, "key_path": "_store.ledger", "reason": plan.reason}
-        await self._embedded.catalog.write(lambda tx: tx.record(local_caller(), entry))
-        change = await self._embedded.catalog.feed_head()
+        await self._backing.catalog.write(lambda tx: tx.record(local_caller(), entry))
+        change = await self._backing.catalog.feed_head()
         took = 0.0
 
         def work(connection: sa.Connection) -> None:
@@ -114,7 +114,7 @@ class LedgerRetention:
             self._size = min(self._size * 2, _MOST)
 
     async def _drop_postings(self) -> None:
-        with self._embedded.store.engine.connect() as connection:
+        with self._backing.store.engine.connect() as connection:
             steps = idle_postings(connection)
             while (names := await asyncio.to_thread(next, steps, None)) is not None:
                 for first in range(0, len(names), _POSTINGS):
@@ -137,16 +137,16 @@ class LedgerRetention:
         def done(result: Any, error: BaseException | None) -> None:
             loop.call_soon_threadsafe(settle, result, error)
 
-        self._embedded.writer.settle(work, change, done)
+        self._backing.writer.settle(work, change, done)
         return await future
 
 
 class RoomWatch:
     """Holds reads back while the store is as large as it may be."""
 
-    def __init__(self, *, room: Room, embedded: Embedded, registry: Registry, log: Any) -> None:
+    def __init__(self, *, room: Room, backing: Backing, registry: Registry, log: Any) -> None:
         self._room = room
-        self._embedded = embedded
+        self._backing = backing
         self._registry = registry
         self._log = log
         self._state = "ok"
@@ -154,7 +154,7 @@ class RoomWatch:
     async def look(self) -> None:
         """Compare what is used with what may be."""
         room = self._room
-        room.look(await asyncio.to_thread(used_bytes, self._embedded.store.engine))
+        room.look(await asyncio.to_thread(used_bytes, self._backing.store.engine))
         state = room.state
         full = state == "full"
         told = f"The store uses {room}: nothing is handed out, because it could not be recorded."

@@ -14,10 +14,9 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from dox_core_store.errors import DoxStoreError
+from dox_core_store.server.adapters.sql.rekey import Rekey, Rekeyed
 from dox_core_store.server.adapters.sql.root_rotation import RootRotation, waiting_slots
-from dox_core_store.server.adapters.sqlite.engine import sealing_alone
-from dox_core_store.server.adapters.sqlite.rekey import Rekey, Rekeyed
-from dox_core_store.server.adapters.sqlite.store import OpenedStore
+from dox_core_store.server.adapters.sql.store import OpenedStore
 from dox_core_store.server.bootstrap.unlock import unlock_of
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.seal import AUTOMATIC, Slot
@@ -72,7 +71,7 @@ class Rotation:
         """A new key-encryption key and everything under it; and whether it was begun before.
 
         See `Rekey.run` for ``give_up``. Raises ``rekey_blocked``."""
-        with sealing_alone(self._store.folder):
+        with self._store.place.sealing_alone():
             rekey = Rekey(store=self._store, caller=self._caller, clock=self._clock)
             _number, resumed = rekey.begin()
             with progress(rekey.count()) as step:
@@ -82,7 +81,7 @@ class Rotation:
         """A new root key, for every slot that opens: the one that opened the store, and those that
         need no person. Raises ``rekey_blocked``."""
         store, root = self._store, self._root_rotation()
-        with sealing_alone(store.folder):
+        with store.place.sealing_alone():
             begun = store.write_seal(root.begin, self._clock)
             enrolled, waiting = [], []
             for slot in self._waiting():
@@ -97,7 +96,7 @@ class Rotation:
 
     def abort_root(self) -> bool:
         """Give up a new root key that is being enrolled; whether one was."""
-        with sealing_alone(self._store.folder):
+        with self._store.place.sealing_alone():
             return self._store.write_seal(self._root_rotation().abort, self._clock)
 
     def _root_rotation(self) -> RootRotation:

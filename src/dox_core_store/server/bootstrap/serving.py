@@ -9,6 +9,7 @@ from pathlib import Path
 import uvloop
 
 from dox_core_store.server.adapters.process import forbid_dumps
+from dox_core_store.server.bootstrap.backing import BeginAnewError
 from dox_core_store.server.bootstrap.node import Node, OnSealed
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.web.listener import listen, refuse_taken_port
@@ -42,7 +43,15 @@ def run_node(
 
 async def _serve(settings: Settings, make: Callable[[], Node]) -> None:
     refuse_taken_port(settings.host, settings.port)  # before the store is touched
-    node = make()
+    while True:
+        try:
+            await _serve_once(settings, make())
+        except BeginAnewError:
+            continue
+        return
+
+
+async def _serve_once(settings: Settings, node: Node) -> None:
     await node.start()
     try:
         await listen(

@@ -23,7 +23,7 @@ from dox_core_store.server.adapters.sql.shipping import (
     ShippedUpTo,
     SqlShippingSource,
 )
-from dox_core_store.server.bootstrap.embedded import Embedded
+from dox_core_store.server.bootstrap.backing import Backing
 from dox_core_store.server.ports import Clock, StoredEntry, Work
 from dox_core_store.server.settings import Settings
 from dox_core_store.server.usecases.registry import Registry
@@ -95,27 +95,29 @@ class Shipping:
         found: Sequence[Destination],
         *,
         settings: Settings,
-        embedded: Embedded,
+        backing: Backing,
         registry: Registry,
         clock: Clock,
         log: Any,
         report: Callable[[BaseException, str], None],
     ) -> None:
         self._lag = settings.ship_lag_seconds
-        self._embedded = embedded
+        self._backing = backing
         self._registry = registry
         self._clock = clock
         self._log = log
         self._report = report
         self._ending = threading.Event()
         self._holds = False
+        self._numbers: dict[int, int] = {}
+        """Of the lease by which each destination is this node's to ship to."""
         self._strict_at = clock.monotonic() + min(_GRACE_SECONDS, self._lag)
         source = SqlShippingSource(
-            engine=embedded.store.engine,
-            store_id=embedded.store.store_id,
+            engine=backing.store.engine,
+            store_id=backing.store.store_id,
             encode=_line,
             write=self._write,
-            lost=lambda: embedded.files.lost,
+            lost=backing.lost,
         )
         self._followers = [
             Follower(
@@ -191,6 +193,12 @@ class Shipping:
             pass
 
     def _step(self, follower: Follower) -> float:
+        number = self._backing.leases.hold(follower.name)
+        if number is None:
+            return follower.stand_by()
+        if self._numbers.get(follower.number) != number:
+            self._numbers[follower.number] = number
+            follower.begin_anew()
         try:
             return follower.step()
         except Exception as error:  # noqa: BLE001 - reported; the destination is behind meanwhile
@@ -200,7 +208,7 @@ class Shipping:
     def _write(self, work: Work[None]) -> None:
         """Through the store's writer, and in its place once it has stopped."""
         if self._ending.is_set():
-            return self._embedded.store.write(work, self._clock)
+            return self._backing.store.write(work, self._clock)
         done: Future[None] = Future()
 
         def told(_result: object, error: BaseException | None) -> None:
@@ -209,13 +217,13 @@ class Shipping:
             else:
                 done.set_exception(error)
 
-        self._embedded.writer.submit(work, told)
+        self._backing.writer.submit(work, told)
         until = time.monotonic() + _WRITE_SECONDS
         while time.monotonic() < until:
             with contextlib.suppress(TimeoutError):
                 return done.result(_WAIT_SECONDS)
             if self._ending.is_set():  # the writer has stopped in between, and will not do it
-                return self._embedded.store.write(work, self._clock)
+                return self._backing.store.write(work, self._clock)
         raise StoreUnavailableError("ledger_unavailable", "The store cannot be written now.")
 
     def _notice(self, event: str, follower: Follower, detail: str) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from dox_core_store.server.adapters.clock import SystemClock
+from dox_core_store.server.adapters.sql.room import Room
 from dox_core_store.server.adapters.sqlite.ballast import Disk
 from dox_core_store.server.adapters.sqlite.files import OpenFiles
-from dox_core_store.server.adapters.sqlite.room import Room
 from dox_core_store.server.adapters.telemetry import Condition
 
 __all__ = ["Watch"]

@@ -60,6 +60,7 @@ class Permission(StrEnum):
     MANAGE_OPERATORS = "manage operators"
     MANAGE_ISSUERS = "manage issuers"
     MANAGE_ENVIRONMENTS = "manage environments"
+    MANAGE_VAULTS = "manage vaults"
     READ_LEDGER = "read the ledger"
     APPROVE = "approve"
 
@@ -77,6 +78,7 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.MANAGE_OPERATORS,
             Permission.MANAGE_ISSUERS,
             Permission.MANAGE_ENVIRONMENTS,
+            Permission.MANAGE_VAULTS,
         }
     ),
     Role.MAINTAINER: frozenset(

@@ -62,6 +62,7 @@ _URL = re.compile(
     r"(?:/[A-Za-z0-9._~%-]+)*/?",
     re.ASCII,
 )
+_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}", re.ASCII)
 _CLAIM = re.compile(r"[\x21-\x7e]{1,64}", re.ASCII)
 _PERSON = re.compile(r"[a-z0-9][a-z0-9._+-]{0,63}(?:@[a-z0-9][a-z0-9.-]{0,63})?", re.ASCII)
 
@@ -114,7 +115,8 @@ class PersonRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_issuer(name: str, url: str, audience: str) -> None:
     """Raise `InvalidRequestError` ``invalid_field`` unless these can be an issuer's."""
-    check_service_name(name)
+    if _NAME.fullmatch(name) is None:
+        raise _bad(f"{name[:80]!a} is not an issuer's name: a-z, 0-9 and -, at most 63 characters.")
     if _URL.fullmatch(url) is None or len(url) > _MAX_TEXT:
         raise _bad("An issuer's url is https://HOST[:PORT][/PATH] (http:// only to loopback).")
     if not _is_text(audience):
@@ -128,7 +130,7 @@ def check_trust(
     _check_bound(claims)
     most = MAX_SERVICE_SECONDS if kind is TrustKind.SERVICE else MAX_OPERATOR_SECONDS
     if not _MIN_SECONDS <= seconds <= most:
-        raise _bad(f"A token of a {kind} made in exchange lives 1m to {most // 3600}h.")
+        raise _bad(f"Tokens of {kind}s made in exchange live 1m to {most // 3600}h.")
     if kind is TrustKind.SERVICE:
         check_service_name(name)
         if roles:

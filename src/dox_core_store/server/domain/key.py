@@ -25,6 +25,7 @@ from dox_core_store.sensitive import Sensitive
 
 __all__ = [
     "BATCH",
+    "EXTERNAL",
     "MAX_VALUE_BYTES",
     "OUT_OF_USE",
     "READABLE",
@@ -48,6 +49,9 @@ __all__ = [
 MAX_VALUE_BYTES = 64 * 1024
 BATCH = "batch-get"
 """Where the door takes batches: ``/v1/keys/batch-get`` is no key."""
+
+EXTERNAL = "external"
+"""Who made a version that came to be in a vault, past the store; no caller is called so."""
 
 
 class State(StrEnum):
@@ -246,7 +250,8 @@ class ImportRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One immutable value of a key. ``sealed`` is None once destroyed."""
+    """One immutable value of a key. ``sealed`` is None once destroyed; where the value lies in a
+    ``vault``, it is its place there."""
 
     version_id: str
     key_id: int
@@ -257,6 +262,7 @@ class VersionRecord(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: datetime | None
     rolled_back_from: int | None
     sealed: bytes | None
+    vault: str | None = None
 
 
 class TombstoneRecord(msgspec.Struct, frozen=True, kw_only=True):

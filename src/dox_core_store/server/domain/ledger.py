@@ -74,6 +74,8 @@ class Action(StrEnum):
     DESCRIBE = "DESCRIBE"
     LIST = "LIST"
     IMPORT = "IMPORT"
+    ADOPT = "ADOPT"
+    MOVE = "MOVE"
     REGISTER = "REGISTER"
     LIMIT = "LIMIT"
     DECOMMISSION = "DECOMMISSION"

@@ -8,6 +8,7 @@ that whoever mends the first is not surprised by the next. Nothing is taken from
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import NamedTuple
 
 from dox_core_store.errors import CODES, DoxStoreError
@@ -33,9 +34,10 @@ from dox_core_store.server.domain.token import Claims, Kind
 from dox_core_store.server.ports import Catalog, Clock
 from dox_core_store.server.usecases.access_key import KeySteps, Step
 from dox_core_store.server.usecases.decision import Decisions
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.live_token import LiveTokens, TokensOf
 from dox_core_store.server.usecases.principal import Principal
-from dox_core_store.server.usecases.registry import Feed, KnownService, Registry
+from dox_core_store.server.usecases.registry import KnownService, Registry
 
 __all__ = ["Access", "Explanation", "grants_of"]
 
@@ -248,12 +250,24 @@ async def grants_of(catalog: Catalog, service: str) -> list[GrantRecord]:
 
 
 def _told(live: TokensOf) -> str:
-    count = len(live.tokens)
+    bound = []
+    if live.need_key:
+        bound.append(f"{live.need_key} {_need(live.need_key)} the service's key")
+    if live.need_address:
+        bound.append(f"{live.need_address} only from named addresses")
+    only = f" ({', '.join(bound)})" if bound else ""
     last = max(token.expires_at for token in live.tokens)
     used = live.last_used_at
-    use = "not used yet" if used is None else f"last used {used:%Y-%m-%d}"
-    bound = f" ({live.bound} bound: not believed from everywhere)" if live.bound else ""
-    return f"{count} live{bound}, until {last:%Y-%m-%d}; {use}"
+    use = "no use known yet (some seconds behind)" if used is None else f"last used {_time(used)}"
+    return f"{len(live.tokens)} live{only}, until {_time(last)}; {use}"
+
+
+def _need(number: int) -> str:
+    return "needs" if number == 1 else "need"
+
+
+def _time(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%MZ}"
 
 
 def _shown(grant: GrantRecord | None) -> str:

@@ -23,8 +23,9 @@ from dox_core_store.server.domain.access import (
 from dox_core_store.server.domain.grant import ruling
 from dox_core_store.server.ports import Catalog
 from dox_core_store.server.usecases.access import grants_of
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.live_token import LiveTokens
-from dox_core_store.server.usecases.registry import Feed, KnownService, Registry
+from dox_core_store.server.usecases.registry import KnownService, Registry
 
 __all__ = ["AccessReaders", "Reader", "Readers"]
 

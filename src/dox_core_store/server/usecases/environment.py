@@ -7,7 +7,8 @@ from dox_core_store.key_path import RESERVED_PREFIX, check_environment_name
 from dox_core_store.server.domain.access import Caller, Permission, require
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.registry import subject
 
 __all__ = ["Environments"]
 

@@ -49,8 +49,9 @@ from dox_core_store.server.domain.subject_token import (
 )
 from dox_core_store.server.domain.token import Kind
 from dox_core_store.server.ports import Catalog, Clock, Transaction
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.issuer import issued_by
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.usecases.signing_key import Signing
 from dox_core_store.server.usecases.token import Issued, enter_token
 

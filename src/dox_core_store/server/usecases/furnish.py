@@ -71,5 +71,7 @@ class Furnish:
             )
 
     async def issue(self, service_name: str, expires_in: str) -> Issued:
-        """A token for a service. Raises as `Tokens.issue`."""
-        return await self._tokens.issue(self._caller, service_name, expires_in=expires_in)
+        """A token for a service, which who starts the node is shown. Raises as `Tokens.issue`."""
+        return await self._tokens.issue(
+            self._caller, service_name, expires_in=expires_in, told=False
+        )

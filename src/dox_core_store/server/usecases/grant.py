@@ -21,7 +21,9 @@ from dox_core_store.server.domain.access import (
 from dox_core_store.server.domain.key import BATCH
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.registered import check_registered
+from dox_core_store.server.usecases.registry import subject
 
 __all__ = ["Grants", "bind_grants", "enter_grant", "where_granted"]
 
@@ -93,9 +95,11 @@ class Grants:
     async def page(
         self, caller: Caller, service: str | None, after: str | None, limit: int
     ) -> list[GrantRecord]:
-        """A page of grants, by id; of one service, or of all."""
+        """A page of grants, by id; of one service, or of all. Raises ``service_not_found``."""
         require(caller.roles, Permission.LIST_KEYS)
-        where = {} if service is None else {"service": service}
+        where = (
+            {} if service is None else {"service": await check_registered(self._catalog, service)}
+        )
         return await self._catalog.records(GrantRecord, after, limit, **where)
 
 

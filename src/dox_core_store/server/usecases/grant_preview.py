@@ -30,8 +30,9 @@ from dox_core_store.server.domain.access import (
 from dox_core_store.server.domain.grant import literal_prefix
 from dox_core_store.server.ports import Catalog, Clock, KeyRow
 from dox_core_store.server.usecases.access import grants_of
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.grant import where_granted
-from dox_core_store.server.usecases.registry import Feed, Registry
+from dox_core_store.server.usecases.registry import Registry
 
 __all__ = ["MAX_CHANGES", "GrantPreview", "Preview", "Proposed", "Shift"]
 

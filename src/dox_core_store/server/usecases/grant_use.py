@@ -19,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from dox_core_store.errors import InvalidRequestError
-from dox_core_store.key_path import KeyAddress, check_service_name
+from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.access import (
     Caller,
     Effect,
@@ -30,6 +30,7 @@ from dox_core_store.server.domain.access import (
 from dox_core_store.server.domain.epoch import EpochRecord
 from dox_core_store.server.domain.grant import literal_prefix, names
 from dox_core_store.server.ports import Catalog, Clock
+from dox_core_store.server.usecases.registered import check_registered
 
 __all__ = ["MAX_DAYS", "GrantUses", "Unused"]
 
@@ -62,12 +63,14 @@ class GrantUses:
         """Grants, of one service or of all, that no call used for ``days``; and after which grant
         the next page begins.
 
-        Raises ``role_required``, ``invalid_parameter``, ``invalid_field``.
+        Raises ``role_required``, ``invalid_parameter``, ``invalid_field``, ``service_not_found``.
         """
         require(caller.roles, Permission.LIST_KEYS)
         if not 1 <= days <= MAX_DAYS:
             raise InvalidRequestError("invalid_parameter", f"days takes 1 to {MAX_DAYS}.")
-        where = {} if service is None else {"service": check_service_name(service)}
+        where = {}
+        if service is not None:
+            where["service"] = await check_registered(self._catalog, service)
         since = self._clock.now() - timedelta(days=days)
         known_since = await self._known_since()
         stop = self._clock.monotonic() + _PAGE_SECONDS

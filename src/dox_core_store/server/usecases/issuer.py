@@ -33,8 +33,9 @@ from dox_core_store.server.domain.issuer import (
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Clock, Transaction, Work
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.operator import parse_roles
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.registry import subject
 
 __all__ = ["Issuers", "KnownIssuer", "issued_by"]
 

@@ -3,22 +3,25 @@
 Every change is one transaction in which the rules of ``domain.key`` are applied to what is stored
 at that moment, so two writers can't both win. What was there before a refused write is there after
 it. How versions end is `key_version`'s.
+
+Where the value goes is `stored_value`'s. A value out of another vault cannot be had inside a
+transaction, so a rollback there opens it before, and makes sure inside that it is still what is
+rolled back to.
 """
 
 from __future__ import annotations
 
-import secrets
 from datetime import datetime
 
 from msgspec.structs import replace
 
 from dox_core_store.errors import ConflictError, NotFoundError
-from dox_core_store.key_path import prefixes
+from dox_core_store.key_path import KeyAddress, prefixes
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.domain.access import Caller, Permission, require
-from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import (
     Act,
+    KeyRecord,
     State,
     VersionRecord,
     check_promotion,
@@ -27,9 +30,12 @@ from dox_core_store.server.domain.key import (
     next_state,
 )
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.ports import Transaction, Vault
+from dox_core_store.server.domain.vault_task import VaultAct
+from dox_core_store.server.ports import About, Transaction
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.stored_key import KeyShelf, StoredKey, Written
+from dox_core_store.server.usecases.stored_value import Begin, Placed, StoredValues, about_next
+from dox_core_store.server.usecases.vault_task import owe
 
 __all__ = ["Keys"]
 
@@ -40,12 +46,9 @@ _NAMED = 10
 class Keys:
     """See the module."""
 
-    def __init__(
-        self, *, store_id: str, shelf: KeyShelf, vault: Vault, retention: Retention
-    ) -> None:
-        self._store_id = store_id
+    def __init__(self, *, shelf: KeyShelf, stored: StoredValues, retention: Retention) -> None:
         self._shelf = shelf
-        self._vault = vault
+        self._stored = stored
         self._retention = retention
 
     async def put(
@@ -71,13 +74,15 @@ class Keys:
             key.record = replace(
                 key.record, owner=owner or key.record.owner, usage=usage or key.record.usage
             )
-            version = self._sealed(
-                tx, caller, key, raw, State.CURRENT, self._shelf.until(tx, expires_at)
+            version = _next(
+                tx, caller, key, placed, State.CURRENT, self._shelf.until(tx, expires_at)
             )
             self._promote(tx, caller, key, version, Action.PUT, reason)
             return Written(key.address, version, created)
 
-        return await self._shelf.write(work)
+        begin = self._begin(path, environment, if_version, owner=owner, usage=usage)
+        async with self._stored.placing(raw, begin) as placed:
+            return await self._shelf.write(work)
 
     async def propose(
         self,
@@ -97,12 +102,13 @@ class Keys:
         def work(tx: Transaction) -> Written:
             key = self._found_or_fresh(tx, caller, path, environment, None)
             until = None if expires_at is None else self._shelf.until(tx, expires_at)
-            version = self._sealed(tx, caller, key, raw, State.PENDING, until)
+            version = _next(tx, caller, key, placed, State.PENDING, until)
             key.add(version)
             key.entry(caller, Action.PROPOSE, version, reason)
             return Written(key.address, version, created=False)
 
-        return await self._shelf.write(work)
+        async with self._stored.placing(raw, self._begin(path, environment, None)) as placed:
+            return await self._shelf.write(work)
 
     async def promote(
         self,
@@ -127,10 +133,15 @@ class Keys:
                 state=next_state(pending.state, Act.PROMOTE),
                 expires_at=pending.expires_at or self._shelf.until(tx, None),
             )
+            if promoted.vault is not None:
+                about_next(tx, promoted.vault, key.record)  # may it be written there
+                owe(tx, VaultAct.PROMOTE, promoted, key.address)
             self._promote(tx, caller, key, promoted, Action.PROMOTE, reason)
             return Written(key.address, promoted, created=False)
 
-        return await self._shelf.write(work)
+        written = await self._shelf.write(work)
+        await self._stored.promoted(written.version)
+        return written
 
     async def rollback(
         self,
@@ -145,23 +156,70 @@ class Keys:
         """A new version with the value of an earlier one; revoked and destroyed ones stay gone."""
         require(caller.roles, Permission.WRITE_KEYS)
 
-        def work(tx: Transaction) -> Written:
+        def found(tx: Transaction) -> tuple[StoredKey, VersionRecord]:
             key = self._shelf.existing(tx, caller, path, environment)
             key.check_version(if_version)
             target = _before_current(key) if to_version is None else key.version(to_version)
             next_state(target.state, Act.ROLL_BACK)
             if target.sealed is None:
                 raise ConflictError("illegal_transition", "A destroyed version cannot come back.")
-            raw = self._vault.open(
-                Binding(self._store_id, *key.address, target.version_id), target.sealed
-            )
-            version = self._sealed(
-                tx, caller, key, raw, State.CURRENT, self._shelf.until(tx, None), target.number
-            )
+            return key, target
+
+        def written(
+            tx: Transaction, key: StoredKey, target: VersionRecord, placed: Placed
+        ) -> Written:
+            until = self._shelf.until(tx, None)
+            version = _next(tx, caller, key, placed, State.CURRENT, until, target.number)
             self._promote(tx, caller, key, version, Action.ROLLBACK, reason)
             return Written(key.address, version, created=False)
 
-        return await self._shelf.write(work)
+        def at_once(tx: Transaction) -> Written:
+            key, target = found(tx)
+            raw = self._stored.open_here(key.address, target)
+            return written(tx, key, target, self._stored.placed_here(raw))
+
+        if self._stored.are_here:
+            return await self._shelf.write(at_once)
+
+        def sought(tx: Transaction) -> tuple[KeyAddress, VersionRecord]:
+            key, target = found(tx)
+            return key.address, target
+
+        def work(tx: Transaction) -> Written:
+            key, target = found(tx)
+            if target.version_id != opened.version_id:
+                raise ConflictError(
+                    "version_conflict", f"{key.address} was changed while its value was fetched."
+                )
+            return written(tx, key, target, placed)
+
+        address, opened = await self._shelf.look(sought)
+        raw = await self._stored.open(address, opened)
+        async with self._stored.placing(raw, self._begin(path, environment, if_version)) as placed:
+            return await self._shelf.write(work)
+
+    def _begin(
+        self,
+        path: str,
+        environment: str | None,
+        if_version: int | None,
+        *,
+        owner: str | None = None,
+        usage: str | None = None,
+    ) -> Begin:
+        """Which key a value is for, before it goes to another vault. What would be refused in the
+        end is refused here, as far as it can be told without changing anything."""
+
+        def begin(tx: Transaction) -> tuple[KeyAddress, About]:
+            address = self._shelf.address(tx, path, environment)
+            record = tx.get(KeyRecord, path=address.path, environment=address.environment)
+            if record is None or record.staged_import is None:
+                StoredKey(tx, address, record or fresh_key(0, address, tx.now)).check_version(
+                    if_version
+                )
+            return address, about_next(tx, self._stored.vault, record, owner=owner, usage=usage)
+
+        return begin
 
     def _found_or_fresh(
         self,
@@ -181,30 +239,6 @@ class Keys:
             made.record = replace(made.record, key_id=tx.new_key_id())
         return made
 
-    def _sealed(
-        self,
-        tx: Transaction,
-        caller: Caller,
-        key: StoredKey,
-        raw: bytes,
-        state: State,
-        expires_at: datetime | None,
-        rolled_back_from: int | None = None,
-    ) -> VersionRecord:
-        """``raw`` as the key's next version, sealed and not written yet."""
-        version_id = secrets.token_hex(16)
-        return VersionRecord(
-            version_id=version_id,
-            key_id=key.record.key_id,
-            number=key.record.last_number + 1,
-            state=state,
-            created_at=tx.now,
-            created_by=caller.name,
-            expires_at=expires_at,
-            rolled_back_from=rolled_back_from,
-            sealed=self._vault.store(Binding(self._store_id, *key.address, version_id), raw),
-        )
-
     def _promote(
         self,
         tx: Transaction,
@@ -217,6 +251,31 @@ class Keys:
         key.make_current(version)
         key.entry(caller, action, version, reason)
         self._retention.after_promotions(tx, caller, [key.record])
+
+
+def _next(
+    tx: Transaction,
+    caller: Caller,
+    key: StoredKey,
+    placed: Placed,
+    state: State,
+    expires_at: datetime | None,
+    rolled_back_from: int | None = None,
+) -> VersionRecord:
+    """The key's next version, not written yet."""
+    kept = placed.kept(tx, key.address, current=state is State.CURRENT)
+    return VersionRecord(
+        version_id=kept.version_id,
+        key_id=key.record.key_id,
+        number=key.record.last_number + 1,
+        state=state,
+        created_at=tx.now,
+        created_by=caller.name,
+        expires_at=expires_at,
+        rolled_back_from=rolled_back_from,
+        sealed=kept.sealed,
+        vault=kept.vault,
+    )
 
 
 def _only_pending(key: StoredKey) -> VersionRecord:

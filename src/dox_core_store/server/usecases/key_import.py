@@ -11,9 +11,8 @@ import can then only be aborted: nothing is overwritten unseen.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ from dox_core_store.errors import ConflictError, InvalidRequestError, NotFoundEr
 from dox_core_store.key_path import KeyAddress, prefixes
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.domain.access import Caller, Permission, require
-from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import (
     Act,
     ImportRecord,
@@ -36,9 +34,22 @@ from dox_core_store.server.domain.key import (
     writable_address,
 )
 from dox_core_store.server.domain.ledger import Action, Status
-from dox_core_store.server.ports import Catalog, Transaction, Vault
+from dox_core_store.server.domain.vault_task import VaultAct
+from dox_core_store.server.ports import Catalog, Transaction
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.key_import_value import (
+    STANDING,
+    NotReadyError,
+    Slice,
+    SliceHere,
+    SliceValues,
+    ready,
+)
 from dox_core_store.server.usecases.key_retention import Retention
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.registry import subject
+from dox_core_store.server.usecases.stored_value import Kept, StoredValues
+from dox_core_store.server.usecases.vault_copy import let_go
+from dox_core_store.server.usecases.vault_task import owe
 
 __all__ = [
     "ABORTED",
@@ -62,7 +73,8 @@ _HELD_SECONDS = 0.008
 
 _IDLE = timedelta(hours=1)
 _GIVEN_UP_AT_ONCE = 20
-_STANDING = (State.CURRENT, State.PENDING)
+_TRIES = 3
+"""How often a slice is made ready anew while others change its keys."""
 
 OPEN, COMMITTED, ABORTED = "open", "committed", "aborted"
 SETTLED, CLEARED = "settled", "cleared"
@@ -81,19 +93,18 @@ class Imports:
     def __init__(
         self,
         *,
-        store_id: str,
         default_environment: str,
         expiry_days: int,
         catalog: Catalog,
-        vault: Vault,
+        stored: StoredValues,
         feed: Feed,
         retention: Retention,
     ) -> None:
-        self._store_id = store_id
         self._default = default_environment
         self._expiry = timedelta(days=expiry_days) if expiry_days else None
         self._catalog = catalog
-        self._vault = vault
+        self._stored = stored
+        self._here = SliceHere(stored)
         self._feed = feed
         self._retention = retention
         self.ended = asyncio.Event()
@@ -135,30 +146,22 @@ class Imports:
         record = await self._catalog.write(lambda tx: _in_sequence(tx, import_id, sequence))
         if sequence == record.next_sequence - 1:
             return record
-        done = 0
-        while record.next_sequence == sequence:
-
-            def work(tx: Transaction, begin: int = done) -> tuple[ImportRecord, int]:
-                staged: list[bool | None] = []
-                for at in range(begin, len(entries), _STEP):
-                    staged += self._stage(tx, caller, import_id, entries[at : at + _STEP])
-                    if tx.held_seconds > _HELD_SECONDS:
-                        break
-                done = begin + len(staged)
-                record = _in_sequence(tx, import_id, sequence)
-                record = replace(
-                    record,
-                    touched_at=tx.now,
-                    next_sequence=sequence + int(done >= len(entries)),
-                    created=record.created + staged.count(True),
-                    replaced=record.replaced + staged.count(False),
-                    unchanged=record.unchanged + staged.count(None),
-                )
-                tx.put(record)
-                return record, done
-
-            record, done = await self._catalog.write(work)
-        return record
+        staging = _Staging(self._stage, caller, import_id, sequence, entries)
+        if self._stored.are_here:
+            await staging.run(self._catalog, self._here)
+            return staging.record or record
+        for _ in range(_TRIES):
+            try:
+                async with ready(
+                    self._stored,
+                    self._catalog,
+                    lambda tx: self._standing(tx, import_id, entries[staging.done :]),
+                ) as values:
+                    await staging.run(self._catalog, values)
+            except NotReadyError:
+                continue
+            return staging.record or record
+        raise ConflictError("version_conflict", "Keys of this slice are changed all the time.")
 
     async def commit(self, caller: Caller, import_id: str, reason: str | None) -> ImportRecord:
         """Make everything visible at once. Repeating it changes nothing."""
@@ -223,13 +226,11 @@ class Imports:
         while await self._catalog.write(lambda tx: _sweep(tx, self._retention)):
             await self._feed.catch_up()
 
-    def _stage(
-        self, tx: Transaction, caller: Caller, import_id: str, entries: Sequence[ToImport]
-    ) -> list[bool | None]:
-        """Stage ``entries``: for each True if its key is new, False if replaced, None if it has the
-        value."""
+    def _slots(
+        self, tx: Transaction, entries: Sequence[ToImport]
+    ) -> list[tuple[KeyAddress, bytes]]:
         environments = tx.environments()
-        slots = [
+        return [
             (
                 writable_address(
                     each.key_path, environments, default=self._default, explicit=each.environment
@@ -238,6 +239,36 @@ class Imports:
             )
             for each in entries
         ]
+
+    def _standing(
+        self, tx: Transaction, import_id: str, entries: Sequence[ToImport]
+    ) -> list[Slice]:
+        """What ``entries`` may be compared to, once they are staged."""
+        slots = self._slots(tx, entries)
+        keys, versions = _standing(tx, [address for address, _ in slots], import_id)
+        found = []
+        for address, raw in slots:
+            key = keys.get(address)
+            staged = None
+            if key is not None and key.staged_import not in (None, import_id):
+                staged = tx.get(VersionRecord, version_id=key.staged_head)
+            ids = () if key is None else (key.head, key.staged_head)
+            known = [staged, *(versions.get(each) for each in ids)]
+            standing = {e.version_id: e for e in known if e is not None and _stands(e)}
+            found.append(Slice(address, raw, key, list(standing.values())))
+        return found
+
+    def _stage(
+        self,
+        tx: Transaction,
+        caller: Caller,
+        import_id: str,
+        entries: Sequence[ToImport],
+        values: SliceValues,
+    ) -> list[bool | None]:
+        """Stage ``entries``: for each True if its key is new, False if replaced, None if it has the
+        value."""
+        slots = self._slots(tx, entries)
         keys, versions = _standing(tx, [address for address, _ in slots], import_id)
         staged: list[bool | None] = []
         changed: dict[KeyAddress, KeyRecord] = {}
@@ -246,7 +277,7 @@ class Imports:
         for address, raw in slots:
             key = keys.get(address)
             if key is not None and key.staged_import == import_id:
-                if self._has(versions.get(key.staged_head), address, raw):
+                if _has(values, versions.get(key.staged_head), address, raw):
                     staged.append(None)  # sent again, after an answer that was lost
                     continue
                 raise InvalidRequestError("malformed_import", f"{address} stands there twice.")
@@ -256,12 +287,12 @@ class Imports:
             if key is None:
                 names += prefixes(address.path)
                 key = fresh_key(tx.new_key_id(), address, tx.now)
-            elif self._has(versions.get(key.head), address, raw):
+            elif _has(values, versions.get(key.head), address, raw):
                 keys[address] = key
                 staged.append(None)
                 continue
             staged.append(key.head is None)
-            version = self._version(tx, caller, key, address, raw)
+            version = self._version(tx, caller, key, values.kept(tx, address, raw))
             versions[version.version_id] = version
             added.append(version)
             changed[address] = keys[address] = replace(
@@ -287,12 +318,11 @@ class Imports:
         return staged
 
     def _version(
-        self, tx: Transaction, caller: Caller, key: KeyRecord, address: KeyAddress, raw: bytes
+        self, tx: Transaction, caller: Caller, key: KeyRecord, kept: Kept
     ) -> VersionRecord:
         """The pending version that is to become the key's current one."""
-        version_id = secrets.token_hex(16)
         return VersionRecord(
-            version_id=version_id,
+            version_id=kept.version_id,
             key_id=key.key_id,
             number=key.last_number + 1,
             state=State.PENDING,
@@ -300,15 +330,71 @@ class Imports:
             created_by=caller.name,
             expires_at=None if self._expiry is None else tx.now + self._expiry,
             rolled_back_from=None,
-            sealed=self._vault.store(Binding(self._store_id, *address, version_id), raw),
+            sealed=kept.sealed,
+            vault=kept.vault,
         )
 
-    def _has(self, version: VersionRecord | None, address: KeyAddress, raw: bytes) -> bool:
-        """Whether ``version`` still stands and holds ``raw``."""
-        if version is None or version.state not in _STANDING or version.sealed is None:
-            return False
-        binding = Binding(self._store_id, *address, version.version_id)
-        return hmac.compare_digest(self._vault.open(binding, version.sealed), raw)
+
+Stage = Callable[[Transaction, Caller, str, Sequence[ToImport], SliceValues], "list[bool | None]"]
+
+
+class _Staging:
+    """One slice on its way: ``done`` of its entries are staged, and ``record`` says so."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        caller: Caller,
+        import_id: str,
+        sequence: int,
+        entries: Sequence[ToImport],
+    ) -> None:
+        self._stage = stage
+        self._caller = caller
+        self._import_id = import_id
+        self._sequence = sequence
+        self._entries = entries
+        self.done = 0
+        self.record: ImportRecord | None = None
+
+    async def run(self, catalog: Catalog, values: SliceValues) -> None:
+        """Stage what is not staged yet, in short transactions."""
+        while self.record is None or self.record.next_sequence == self._sequence:
+            begin = self.done
+            self.record, self.done = await catalog.write(
+                lambda tx, begin=begin: self._step(tx, begin, values)  # type: ignore[misc]
+            )
+
+    def _step(self, tx: Transaction, begin: int, values: SliceValues) -> tuple[ImportRecord, int]:
+        entries, staged = self._entries, list[bool | None]()
+        for at in range(begin, len(entries), _STEP):
+            part = entries[at : at + _STEP]
+            staged += self._stage(tx, self._caller, self._import_id, part, values)
+            if tx.held_seconds > _HELD_SECONDS:
+                break
+        done = begin + len(staged)
+        record = _in_sequence(tx, self._import_id, self._sequence)
+        record = replace(
+            record,
+            touched_at=tx.now,
+            next_sequence=self._sequence + int(done >= len(entries)),
+            created=record.created + staged.count(True),
+            replaced=record.replaced + staged.count(False),
+            unchanged=record.unchanged + staged.count(None),
+        )
+        tx.put(record)
+        return record, done
+
+
+def _stands(version: VersionRecord) -> bool:
+    return version.state in STANDING and version.sealed is not None
+
+
+def _has(
+    values: SliceValues, version: VersionRecord | None, address: KeyAddress, raw: bytes
+) -> bool:
+    """Whether ``version`` still stands and holds ``raw``."""
+    return version is not None and _stands(version) and values.has(version, address, raw)
 
 
 def _standing(
@@ -351,11 +437,16 @@ def settle(tx: Transaction, key: KeyRecord) -> KeyRecord:
     staged = tx.get(VersionRecord, version_id=key.staged_head)
     if staged is not None and record is not None and record.status in (COMMITTED, SETTLED):
         supersede(tx, key)
-        tx.put(_as_current(staged))
+        current = _as_current(staged)
+        tx.put(current)
+        _tell(tx, key, current)
         key = _promoted(tx, key)
     else:
         if record is not None and record.status == OPEN:
             tx.put(replace(record, conflict=f"{key.path} in {key.environment}"))
+        if staged is not None and staged.sealed is not None:
+            owe(tx, VaultAct.ERASE, staged, KeyAddress(key.path, key.environment))
+            let_go(tx, staged)
         tx.remove(VersionRecord, version_id=key.staged_head)
         number = 0 if key.is_only_staged else key.last_number  # a number is never given out again
         key = replace(key, last_number=number, staged_head=None, staged_import=None)
@@ -420,12 +511,19 @@ def _settle_all(
             left.append(settle(tx, key))
             continue
         promoted.append(_as_current(version))
+        _tell(tx, key, promoted[-1])
         changed.append(_promoted(tx, key))
     before = [key.key_id for key in keys if key.head is not None and key.staged_head in staged]
     tx.put_all(_superseded(tx, before))
     tx.put_all(promoted)
     tx.put_all(changed)
     return left + changed
+
+
+def _tell(tx: Transaction, key: KeyRecord, promoted: VersionRecord) -> None:
+    """Have the vault told, where what an import brought lies in one."""
+    if promoted.vault is not None and promoted.state is State.CURRENT:
+        owe(tx, VaultAct.PROMOTE, promoted, KeyAddress(key.path, key.environment))
 
 
 def _as_current(staged: VersionRecord) -> VersionRecord:

@@ -16,7 +16,7 @@ from dox_core_store.server.domain.key import KeyLimitRecord, KeyRecord
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.limit import parse_rate
 from dox_core_store.server.ports import Catalog, Transaction
-from dox_core_store.server.usecases.registry import Feed
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.stored_key import KeyShelf
 
 __all__ = ["KeyLimits"]

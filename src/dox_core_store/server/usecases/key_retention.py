@@ -26,7 +26,10 @@ from dox_core_store.server.domain.key import (
     next_state,
 )
 from dox_core_store.server.domain.ledger import Action
+from dox_core_store.server.domain.vault_task import VaultAct
 from dox_core_store.server.ports import Transaction
+from dox_core_store.server.usecases.vault_copy import let_go
+from dox_core_store.server.usecases.vault_task import owe
 
 __all__ = ["Retention", "bury"]
 
@@ -37,10 +40,12 @@ _AT_LEAST = 2
 """Versions destroyed of each key where many are settled together: one more than are added."""
 
 _ENDS = {Act.REVOKE: State.REVOKED, Act.DESTROY: State.DESTROYED}
+_TOLD = {Act.REVOKE: VaultAct.WITHDRAW, Act.DESTROY: VaultAct.ERASE}
 
 
 def bury(tx: Transaction, version: VersionRecord, act: Act) -> VersionRecord:
-    """``version``, revoked or destroyed for good. Repeating it changes nothing.
+    """``version``, revoked or destroyed for good. Repeating it changes nothing. A vault in which
+    its value lies is told later.
 
     Raises `ConflictError` ``illegal_transition``.
     """
@@ -49,12 +54,22 @@ def bury(tx: Transaction, version: VersionRecord, act: Act) -> VersionRecord:
     if version.state is not end or version.sealed is not value:
         if version.state is not end:
             next_state(version.state, act)
+        _tell(tx, version, act)
+        let_go(tx, version)
         version = replace(version, state=end, sealed=value)
         tx.put(version)
     elif tx.get(TombstoneRecord, version_id=version.version_id) is not None:
         return version
     tx.put(TombstoneRecord(version_id=version.version_id, state=end, buried_at=tx.now))
     return version
+
+
+def _tell(tx: Transaction, version: VersionRecord, act: Act) -> None:
+    if version.vault is None or version.sealed is None:
+        return
+    key = tx.get(KeyRecord, key_id=version.key_id)
+    if key is not None:
+        owe(tx, _TOLD[act], version, KeyAddress(key.path, key.environment))
 
 
 class Retention:

@@ -16,8 +16,8 @@ from dox_core_store.server.domain.access import Caller, Permission, require
 from dox_core_store.server.domain.key import KeyRecord, UpkeepRecord
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Catalog, Transaction
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.key_retention import Retention
-from dox_core_store.server.usecases.registry import Feed
 from dox_core_store.server.usecases.stored_key import KeyShelf, StoredKey
 
 __all__ = ["Description", "KeyUpkeep"]

@@ -2,7 +2,8 @@
 
 Retiring, revoking and destroying one, and moving the end of the current one's life. Each is one
 transaction under the rules of ``domain.key``. Repeating a change that was made already is no error
-and changes nothing.
+and changes nothing. A vault in which the value lies is told afterwards: revoking and destroying
+never wait for one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.ports import Transaction
 from dox_core_store.server.usecases.key_retention import bury
 from dox_core_store.server.usecases.stored_key import KeyShelf, StoredKey, Written
+from dox_core_store.server.usecases.stored_value import StoredValues
 
 __all__ = ["KeyVersions"]
 
@@ -27,12 +29,16 @@ Change = Callable[[Transaction, StoredKey], VersionRecord]
 _TAKES_AWAY = frozenset({Action.RETIRE, Action.REVOKE, Action.DESTROY, Action.EXPIRE})
 """What is done on a full disk too."""
 
+_ENDS = frozenset({Action.REVOKE, Action.DESTROY})
+"""What a vault is told of."""
+
 
 class KeyVersions:
     """See the module."""
 
-    def __init__(self, *, shelf: KeyShelf) -> None:
+    def __init__(self, *, shelf: KeyShelf, stored: StoredValues) -> None:
         self._shelf = shelf
+        self._stored = stored
 
     async def retire(
         self,
@@ -154,7 +160,10 @@ class KeyVersions:
             key.entry(caller, action, version, reason)
             return Written(key.address, version, created=False)
 
-        return await self._shelf.write(work, urgent=action in _TAKES_AWAY)
+        written = await self._shelf.write(work, urgent=action in _TAKES_AWAY)
+        if action in _ENDS:
+            self._stored.forget(written.version)
+        return written
 
 
 def _previous(key: StoredKey) -> VersionRecord:

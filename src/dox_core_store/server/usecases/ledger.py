@@ -1,4 +1,4 @@
-"""Who was handed a key since a time, and until when each of them could serve it.
+"""What may be searched for, and who was handed a key since a time and until when could serve it.
 
 Asked in the night after a leak, so it tells of every hand-over that is on record: granted reads of
 the key, without those that were aborted, folded by who got it. A page covers one stretch of the
@@ -10,24 +10,36 @@ takes back, so it may be on the page before: all of them are looked up first, as
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import NamedTuple
 
 from dox_core_store import wire
+from dox_core_store.errors import InvalidRequestError
 from dox_core_store.key_path import parse_address, split_environment
 from dox_core_store.server.domain.access import Caller, Permission, require
+from dox_core_store.server.domain.address import canonical_address, counted_as
 from dox_core_store.server.domain.ledger import Action, Entry, Status
+from dox_core_store.server.domain.token import LEEWAY_SECONDS
 from dox_core_store.server.ports import Catalog, Clock, LedgerFilter, LedgerReader, TokenFilter
 from dox_core_store.server.usecases.live_token import LiveTokens
 from dox_core_store.server.usecases.registry import Registry
 
-__all__ = ["HandedOut"]
+__all__ = ["HandedOut", "check_filter"]
 
 _PAGE_SECONDS = 0.5
 _MOST_GROUPS = 200
 _AT_ONCE = 1_000
 _SECOND = timedelta(seconds=1)
+_NO_ADDRESS = frozenset({"", "*"})
+"""The store's own entries have none, refusals that were folded may be from everywhere."""
+
+_SHOWN_CHARACTERS = 32
+_SOME = 8
+"""Words that are named where none is near: every status, but not every action."""
+
+_CLOCKS_APART = LEEWAY_SECONDS * _SECOND
 
 
 class _Reader(NamedTuple):
@@ -91,6 +103,7 @@ class HandedOut:
     ) -> wire.HandedPage:
         """A page of who was handed ``key_path`` (of every environment, where none is named)."""
         require(caller.roles, Permission.READ_LEDGER)
+        _check_past(since, self._clock.now())
         environments = self._registry.environments
         path, chosen = split_environment(key_path, environments)
         if environment is not None:  # a contradiction, or one that is unknown, is refused
@@ -183,6 +196,59 @@ class HandedOut:
             may_serve_until=last + (self._ceiling_seconds + self._grace_seconds) * _SECOND,
             token_lives=lives,
         )
+
+
+def check_filter(
+    wanted: LedgerFilter, environments: Collection[str], now: datetime
+) -> LedgerFilter:
+    """``wanted`` in the words of the ledger. What no entry can match is refused: an empty answer
+    would say that nothing happened.
+
+    Raises ``invalid_parameter``, ``unknown_environment``.
+    """
+    _check_word("action", wanted.action, Action)
+    _check_word("status", wanted.status, Status)
+    if wanted.environment is not None and wanted.environment not in environments:
+        raise InvalidRequestError(
+            "unknown_environment",
+            f"Environment {wanted.environment[:_SHOWN_CHARACTERS]!a} is not declared.",
+        )
+    if wanted.since is not None:
+        _check_past(wanted.since, now)
+        if wanted.until is not None and wanted.since >= wanted.until:
+            raise _unusable("since has to be earlier than until.")
+    if wanted.ip_address is None:
+        return wanted
+    return wanted._replace(ip_address=_address(wanted.ip_address))
+
+
+def _check_word(what: str, word: str | None, words: Iterable[str]) -> None:
+    known = [str(each) for each in words]
+    if word is None or word in known:
+        return
+    asked = word[:_SHOWN_CHARACTERS]
+    near = get_close_matches(asked.upper(), known) or get_close_matches(asked, known, _SOME, 0)
+    raise _unusable(f"There is no {what} {asked!a}. Nearest: {', '.join(near)}.")
+
+
+def _check_past(since: datetime, now: datetime) -> None:
+    if since > now + _CLOCKS_APART:
+        raise _unusable(f"{since:%Y-%m-%d %H:%M:%SZ} lies in the future.")
+
+
+def _address(text: str) -> str:
+    """As entries name it, or the network from which refusals were folded."""
+    found = canonical_address(text)
+    if found is not None:
+        return found
+    is_network = "/" in text and counted_as(text.partition("/")[0]) == text
+    if is_network or text in _NO_ADDRESS:
+        return text
+    raise _unusable(f"{text[:_SHOWN_CHARACTERS]!a} is no address such as 10.2.0.7.")
+
+
+def _unusable(detail: str) -> InvalidRequestError:
+    return InvalidRequestError("invalid_parameter", detail)
 
 
 def _reader(entry: Entry) -> _Reader:

@@ -34,11 +34,12 @@ _RAISING = (Action.REVOKE_SERVICE_TOKENS, Action.DECOMMISSION)
 
 class TokensOf(NamedTuple):
     """A service's live tokens, by id; when any of them was last used; how many of them are believed
-    only from some addresses, or from the holder of a key."""
+    only from the holder of a key, or from some addresses."""
 
     tokens: list[TokenRecord]
     last_used_at: datetime | None
-    bound: int = 0
+    need_key: int = 0
+    need_address: int = 0
 
 
 class LiveTokens:
@@ -64,8 +65,13 @@ class LiveTokens:
             and not any(first <= row.token.issued_at < last for first, last in dead)
         ]
         uses = [row.last_used_at for row in rows if row.last_used_at is not None]
-        bound = sum(row.binding is not None for row in rows)
-        return TokensOf([row.token for row in rows], max(uses, default=None), bound)
+        bindings = [row.binding for row in rows if row.binding is not None]
+        return TokensOf(
+            [row.token for row in rows],
+            max(uses, default=None),
+            need_key=sum(each.key_thumbprint is not None for each in bindings),
+            need_address=sum(bool(each.addresses) for each in bindings),
+        )
 
     async def _issued(self, name: str, expires_after: datetime) -> list[TokenRow]:
         wanted = TokenFilter(kind=Kind.SERVICE, name=name, expires_after=expires_after)

@@ -31,7 +31,7 @@ from dox_core_store.server.domain.proof import Proven, invalid_proof, token_dige
 from dox_core_store.server.domain.token import Claims, Kind
 from dox_core_store.server.domain.token_text import claimed_token_id
 from dox_core_store.server.ports import Clock
-from dox_core_store.server.usecases.proof import Proofs
+from dox_core_store.server.usecases.proof import Proofs, Use
 from dox_core_store.server.usecases.registry import KnownService, Registry
 from dox_core_store.server.usecases.token_alarm import TokenAlarm
 
@@ -168,13 +168,22 @@ class Authenticator:
             principal = await self._principal(raw, digest, address)
         if principal.bound or proof is not None:
             try:
-                self._check_bounds(principal.claims, raw, address, proof)
+                use = self._check_bounds(principal.claims, raw, address, proof)
+                if use is not None:
+                    await self._claim(principal.claims, address, use)
             except DoxStoreError as error:
                 error.bearer = principal  # type: ignore[attr-defined]
                 raise
+            if use is not None:  # that took its time: does the token still hold?
+                principal = None
+                while principal is None:
+                    principal = await self._principal(raw, digest, address)
         return principal
 
-    def _check_bounds(self, claims: Claims, raw: bytes, address: str, proof: Shown | None) -> None:
+    def _check_bounds(
+        self, claims: Claims, raw: bytes, address: str, proof: Shown | None
+    ) -> Use | None:
+        """What of the proof is still to be claimed, where there are other nodes."""
         if claims.addresses is not None and not claims.addresses.contain(address):
             self._alarm.elsewhere(claims, address)
             raise AuthenticationError(
@@ -183,7 +192,7 @@ class Authenticator:
         if claims.key_thumbprint is None:
             if proof is not None:
                 raise invalid_proof("the token is bound to no key")
-            return
+            return None
         if proof is None:
             self._alarm.unproven(claims, address)
             raise AuthenticationError(
@@ -191,13 +200,13 @@ class Authenticator:
             )
         # Counted for this token from this address: whoever stole it must not shut its service out.
         now = self._clock.monotonic()
-        bucket = self._bucket(self._named, f"{claims.token_id} {counted_as(address)}", _FAILED_RATE)
+        bucket = self._proofs_of(claims, address)
         if (wait := bucket.wait(now)) > 0:
             raise RateLimitError(
                 "rate_limited", "Too many bad proofs from this address.", retry_after_seconds=wait
             )
         try:
-            self._proofs.check(
+            return self._proofs.check(
                 proof.raw,
                 proof.asked,
                 thumbprint=claims.key_thumbprint,
@@ -207,6 +216,17 @@ class Authenticator:
             if error.code == "proof_invalid":
                 bucket.take(now)
             raise
+
+    async def _claim(self, claims: Claims, address: str, use: Use) -> None:
+        try:
+            await self._proofs.claim(use)
+        except AuthenticationError:
+            self._proofs_of(claims, address).take(self._clock.monotonic())
+            raise
+
+    def _proofs_of(self, claims: Claims, address: str) -> Bucket:
+        """How many bad proofs of a token from an address are looked at."""
+        return self._bucket(self._named, f"{claims.token_id} {counted_as(address)}", _FAILED_RATE)
 
     async def _principal(self, raw: bytes, digest: bytes, address: str) -> Principal | None:
         """None where the keys were replaced while this waited for the feed: look again."""

@@ -1,17 +1,17 @@
-"""Which proofs count now: nonces that this node gave out, each proof once (RFC 9449, 8 and 11.1).
+"""Which proofs count now: each once, with a nonce that this store gave out (RFC 9449, 8 and 11.1).
 
-A nonce is random and good for the window in which it is the newest and for the next one. A proof is
-remembered for as long as its nonce counts, so it can be replayed neither within that time nor after
-it. A window ends after `WINDOW_SECONDS`, or when as many proofs were seen as we are willing to
-remember: memory is bounded, whatever the load. A restarted node knows no old nonce, so nothing
-from before it is good any more.
+A proof is remembered for as long as its nonce counts (`usecases.nonce`), so it can be replayed
+neither within that time nor after it. A node that is alone remembers in memory. Where there are
+several, each proof is also put on record in the store before its request goes on: the one who puts
+it there first goes on, at whatever node, and nobody where the store does not answer.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-import secrets
 from collections.abc import Callable
+from typing import NamedTuple
 
 from dox_core_store.errors import AuthenticationError
 from dox_core_store.server.domain.proof import (
@@ -22,45 +22,54 @@ from dox_core_store.server.domain.proof import (
     read_said,
     split_proof,
 )
+from dox_core_store.server.ports import ProofUses
+from dox_core_store.server.usecases.nonce import OwnWindows, StoreWindows, Windows
 
-__all__ = ["WINDOW_SECONDS", "Proofs"]
+__all__ = ["Proofs", "Use"]
 
-WINDOW_SECONDS = 15.0
-_MAX_SEEN = 200_000
 _SEEN_BYTES = 16
 _MAX_KEYS = 10_000
 
 
-class _Window:
-    __slots__ = ("began", "nonce", "seen")
+class Use(NamedTuple):
+    """A proof that holds as far as this node knows: `Proofs.claim` has to take it, before
+    anything is done for it. ``until`` is in seconds since 1970."""
 
-    def __init__(self, began: float) -> None:
-        self.began = began
-        self.nonce = secrets.token_urlsafe(16)
-        self.seen: set[bytes] = set()
+    proof: str
+    until: float
 
 
 class Proofs:
-    """Lives on the event loop. ``seconds`` is the wall clock, ``monotonic`` never goes back."""
+    """Lives on the event loop. ``seconds`` is the wall clock, ``monotonic`` never goes back.
 
-    def __init__(self, *, seconds: Callable[[], float], monotonic: Callable[[], float]) -> None:
+    Among other nodes, ``secret`` is what all of them know and nobody else, and ``uses`` is where
+    they put on record which proofs were used.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: Callable[[], float],
+        monotonic: Callable[[], float],
+        secret: bytes = b"",
+        uses: ProofUses | None = None,
+    ) -> None:
         self._seconds = seconds
-        self._monotonic = monotonic
+        self._uses = uses
         self._keys: dict[bytes, HolderKey] = {}
-        self._newest = self._before = _Window(monotonic())
-
-    def nonce(self) -> str:
+        self._windows: Windows
+        if uses is None:
+            self._windows = OwnWindows(monotonic=monotonic)
+        elif secret:
+            self._windows = StoreWindows(seconds=seconds, secret=secret)
+        else:
+            raise ValueError("nodes need a secret of their store")
+        self.nonce: Callable[[], str] = self._windows.newest
         """What the next proof should carry."""
-        now = self._monotonic()
-        if now - self._newest.began >= WINDOW_SECONDS or len(self._newest.seen) >= _MAX_SEEN:
-            # After a pause the one before is as old as the pause: no proof of it counts any more.
-            stale = now - self._newest.began >= 2 * WINDOW_SECONDS
-            self._before = _Window(now) if stale else self._newest
-            self._newest = _Window(now)
-        return self._newest.nonce
 
-    def check(self, raw: bytes, asked: Proven, *, thumbprint: str, token_digest: str) -> None:
-        """Take the proof ``raw`` for ``asked``, once.
+    def check(self, raw: bytes, asked: Proven, *, thumbprint: str, token_digest: str) -> Use | None:
+        """Take the proof ``raw`` for ``asked``, once. Where it is not None that comes back, other
+        nodes may have taken it too: it is good once `claim` returns.
 
         Raises `AuthenticationError` ``nonce_needed`` where all is well but its nonce, else
         ``proof_invalid``.
@@ -77,14 +86,20 @@ class Proofs:
         self._keys[header] = key
         said = read_said(payload)
         check_said(said, asked, token_digest=token_digest, now=self._seconds())
-        self.nonce()
-        window = next((each for each in (self._newest, self._before) if each.nonce == said.nonce),
-                      None)  # fmt: skip
+        window = self._windows.find(said.nonce)
         if window is None:
             raise AuthenticationError(
                 "nonce_needed", "Make the proof with the nonce of the header DPoP-Nonce."
             )
-        seen = hashlib.sha256(f"{thumbprint}{said.jti}".encode()).digest()[:_SEEN_BYTES]
-        if seen in window.seen:
+        digest = hashlib.sha256(f"{thumbprint}{said.jti}".encode()).digest()
+        if not window.is_new(digest[:_SEEN_BYTES]):
             raise invalid_proof("used before")
-        window.seen.add(seen)
+        if window.until is None:
+            return None
+        return Use(base64.urlsafe_b64encode(digest).rstrip(b"=").decode(), window.until)
+
+    async def claim(self, use: Use) -> None:
+        """Put ``use`` on record. Raises `AuthenticationError` ``proof_invalid`` if it was there,
+        `StoreUnavailableError` where that cannot be known."""
+        if self._uses is not None and not await self._uses.first(use.proof, use.until):
+            raise invalid_proof("used before, at another node")

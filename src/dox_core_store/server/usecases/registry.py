@@ -1,14 +1,11 @@
-"""What this node knows of identities and grants, in memory, and how it follows the change feed.
+"""What this node knows of identities and grants, in memory.
 
-The door decides without I/O, so every service, grant, operator, revoked token, signing key and
-environment is held here. The store's change feed says what changed; `Feed.catch_up` applies it.
-``applied`` is the feed position that everything here stands for: a ledger commit that returns a
-later one tells the door that it decided on old knowledge and has to decide again.
+The door decides without I/O, so every service, grant, operator, live token, signing key and
+environment is held here. What changes of it says the change feed (`feed`).
 """
 
 from __future__ import annotations
 
-import asyncio
 import hmac
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -25,8 +22,7 @@ from dox_core_store.server.domain.access import (
 )
 from dox_core_store.server.domain.epoch import EpochRecord, needs_review
 from dox_core_store.server.domain.key import KeyLimitRecord, KeyRecord
-from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.domain.limit import Bucket, rate_of
+from dox_core_store.server.domain.limit import Bucket, Rate, rate_of
 from dox_core_store.server.domain.signing_key import SigningKeyRecord, verifies_until
 from dox_core_store.server.domain.token import (
     LEEWAY_SECONDS,
@@ -36,14 +32,11 @@ from dox_core_store.server.domain.token import (
 )
 from dox_core_store.server.ports import Catalog, Change, Clock
 
-__all__ = ["Feed", "KnownService", "Registry", "subject"]
+__all__ = ["KnownService", "Registry", "own_bucket", "subject"]
 
 Record = TypeVar("Record")
 
 _PAGE = 1_000
-_BLOCKS = 20
-"""Blocks of the change feed that are applied before others have a turn: some milliseconds, even
-while an import fills them."""
 
 _STORE = "_store."
 _UNREVIEWED = "This store goes on from an older state, which nobody signed off yet."
@@ -52,6 +45,11 @@ _UNREVIEWED = "This store goes on from an older state, which nobody signed off y
 def subject(kind: str, name: str) -> str:
     """How the ledger names what is not a key: ``_store.services.jules-mcp``."""
     return f"{_STORE}{kind}.{name}"
+
+
+def own_bucket(rate: Rate, name: str, _row: str) -> Bucket:
+    """The limiter of a node that is alone."""
+    return Bucket(rate, name)
 
 
 def _nothing() -> None:
@@ -90,13 +88,17 @@ class Registry:
         alarm: Callable[[str, str], None],
         epoch: int = 1,
         follow_seal: Callable[[], None] = _nothing,
+        buckets: Callable[[Rate, str, str], Bucket] = own_bucket,
     ) -> None:
+        """``buckets`` makes a limiter of a rate, what callers are told it limits, and the name
+        under which other nodes have the same limit."""
         self._catalog = catalog
         self._clock = clock
         self._key_set = key_set
         self._alarm = alarm
         self._epoch = epoch
         self._follow_seal = follow_seal
+        self._buckets = buckets
         self.held: dict[str, str] = {}
         """Why nothing may be handed out now: codes of 503 answers, each with its detail."""
         self.services: dict[str, KnownService] = {}
@@ -225,7 +227,8 @@ class Registry:
         rate = rate_of(record)
         known = self.key_limits.get(record.key_id)
         if known is None or known.rate != rate:
-            self.key_limits[record.key_id] = Bucket(rate, "key")
+            row = f"key:{record.key_id}"
+            self.key_limits[record.key_id] = self._buckets(rate, "key", row)
 
     def _know(self, record: ServiceRecord, grants: list[GrantRecord]) -> None:
         """A service whose grants are not the set that its own row is bound to gets nothing: a deny
@@ -235,7 +238,10 @@ class Registry:
             grants = []
         rate = rate_of(record)
         known = self.services.get(record.name)
-        bucket = known.bucket if known is not None and known.bucket.rate == rate else Bucket(rate)
+        if known is not None and known.bucket.rate == rate:
+            bucket = known.bucket
+        else:
+            bucket = self._buckets(rate, "service", f"service:{record.name}")
         self.services[record.name] = KnownService(record, GrantTree(grants), bucket)
 
     async def _follow_token(self, token_id: str) -> None:
@@ -282,46 +288,3 @@ class Registry:
             if len(page) < _PAGE:
                 return found
             after = getattr(page[-1], identity)
-
-
-class Feed:
-    """Applies the change feed in order; whoever needs a position waits for it here."""
-
-    def __init__(
-        self, *, catalog: Catalog, registry: Registry, forget: Callable[[str | None], None]
-    ) -> None:
-        self._catalog = catalog
-        self._registry = registry
-        self._forget = forget
-        self._lock = asyncio.Lock()
-        self.applied = 0
-
-    async def start(self) -> None:
-        """Load everything as of the feed's head."""
-        self.applied = await self._catalog.feed_head()
-        await self._registry.load()
-
-    async def drop_spent_keys(self) -> None:
-        """`Registry.drop_spent_keys`, now and then, and never while changes are applied: what was
-        read before a key was compromised must not come after it."""
-        async with self._lock:
-            await self._registry.drop_spent_keys()
-
-    async def catch_up(self) -> None:
-        """Apply what was committed since. Returns with ``applied`` at or past the head at call."""
-        async with self._lock:
-            while changes := await self._catalog.changes(self.applied, _BLOCKS):
-                for change in changes:
-                    if not change.key_path.startswith(_STORE):
-                        path = change.key_path.removesuffix(f".{change.environment}")
-                        if change.action == Action.LIMIT:
-                            # Before it is forgotten: what is looked up after that has the new one.
-                            await self._registry.follow_key_limit(path, change.environment or "")
-                        self._forget(path)
-                    elif change.key_path.startswith(f"{_STORE}imports."):
-                        self._forget(None)
-                    else:
-                        await self._registry.apply(change)
-                self.applied = changes[-1].seq
-                if len(changes) > _BLOCKS:
-                    await asyncio.sleep(0)

@@ -28,7 +28,7 @@ from dox_core_store.server.domain.key import (
 )
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.signing_key import SigningKeyRecord
-from dox_core_store.server.ports import Transaction, Vault
+from dox_core_store.server.ports import Sealer, Transaction
 from dox_core_store.server.usecases.key_import import ABORTED, OPEN
 from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.usecases.signing_key import MadeKey, enter_signing_key
@@ -85,7 +85,7 @@ def sign_off(tx: Transaction, caller: Caller, epoch: int, *, by: str, reason: st
 def renew_keys(
     tx: Transaction,
     caller: Caller,
-    vault: Vault,
+    sealer: Sealer,
     store_id: str,
     *,
     signing_key: MadeKey,
@@ -105,8 +105,8 @@ def renew_keys(
             )
         )
         forget_secret(tx, signing_key_address(old.kid))
-    enter_signing_key(tx, caller, vault, store_id, signing_key, at=tx.now)
-    _replace_checkpoint_key(tx, caller, vault, store_id, checkpoint_key)
+    enter_signing_key(tx, caller, sealer, store_id, signing_key, at=tx.now)
+    _replace_checkpoint_key(tx, caller, sealer, store_id, checkpoint_key)
     died = 0
     for token in tx.find(TokenRecord):
         if token.revoked_at is None:
@@ -116,12 +116,12 @@ def renew_keys(
 
 
 def _replace_checkpoint_key(
-    tx: Transaction, caller: Caller, vault: Vault, store_id: str, raw: bytes
+    tx: Transaction, caller: Caller, sealer: Sealer, store_id: str, raw: bytes
 ) -> None:
     path, environment = CHECKPOINT_KEY
     key = tx.get(KeyRecord, path=path, environment=environment)
     if key is None:
-        keep_secret(tx, caller, vault, store_id, CHECKPOINT_KEY, raw)
+        keep_secret(tx, caller, sealer, store_id, CHECKPOINT_KEY, raw)
         return
     for version in tx.find(VersionRecord, key_id=key.key_id, state=State.CURRENT):
         tx.put(replace(version, state=State.PREVIOUS))
@@ -135,7 +135,7 @@ def _replace_checkpoint_key(
         created_by=caller.name,
         expires_at=None,
         rolled_back_from=None,
-        sealed=vault.store(Binding(store_id, path, environment, version_id), raw),
+        sealed=sealer.store(Binding(store_id, path, environment, version_id), raw),
     )
     tx.put(replace(key, head=version_id, last_number=version.number, rotated_at=tx.now))
     tx.put(version)

@@ -18,19 +18,27 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from dox_core_store.errors import DoxStoreError, RateLimitError
+from dox_core_store.errors import (
+    AuthenticationError,
+    DoxStoreError,
+    RateLimitError,
+    StoreUnavailableError,
+)
 from dox_core_store.server.domain.ledger import Action, Entry, Status
 from dox_core_store.server.domain.limit import Verdict
+from dox_core_store.server.domain.quota import NOT_AT_HAND
 from dox_core_store.server.ports import Ledger
 from dox_core_store.server.usecases.decision import Decisions
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.key_limiter import KeyLimiter
 from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
-from dox_core_store.server.usecases.registry import Feed
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 
-__all__ = ["Asked", "Reveal", "Revealed", "key_limited", "verdict_of_key"]
+__all__ = ["Asked", "Reveal", "Revealed"]
 
 _ROUNDS = 3
+_MOST_ROUNDS = 20
 _entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
 
@@ -54,22 +62,6 @@ class Revealed(msgspec.Struct, frozen=True, gc=False):
     verdict: Verdict | None = None
 
 
-def key_limited(verdict: Verdict) -> RateLimitError:
-    """Refused by the key's own limit, which said ``verdict``; `verdict_of_key` tells it again."""
-    return RateLimitError(
-        "rate_limited",
-        "Too many key requests: all services together are over the limit of this key.",
-        retry_after_seconds=math.ceil(verdict.retry_after_seconds or 0),
-        verdict_of_key=verdict,
-    )
-
-
-def verdict_of_key(error: DoxStoreError) -> Verdict | None:
-    """What the key's own limit said, if that is what refused."""
-    verdict: Verdict | None = error.extra.get("verdict_of_key")
-    return verdict
-
-
 class Reveal:
     """See the module. One per node."""
 
@@ -82,8 +74,11 @@ class Reveal:
         refusals: Refusals,
         values: ValueCache,
         stamp: Callable[[], str],
+        monotonic: Callable[[], float],
     ) -> None:
+        self._monotonic = monotonic
         self._decisions = decisions
+        self._key_limits = KeyLimiter(decisions=decisions)
         self._feed = feed
         self._ledger = ledger
         self._refusals = refusals
@@ -107,18 +102,35 @@ class Reveal:
             found = at_hand or await self._decisions.now(principal, path, number)
         key_verdict = None
         if isinstance(found, Prepared) and found.bucket is not None:
-            found, key_verdict = self._limit_key(principal, found)
+            found, key_verdict = self._key_limits.take(principal, found)
+            if key_verdict is NOT_AT_HAND:
+                found, key_verdict = await self._key_limits.fetch(principal, found)
         if isinstance(found, Prepared):
             granted = (self._entry(principal, asked, found),)
-            head = await self._ledger.commit(granted)
-            if head != applied or self._feed.applied != applied:
+            committed = await self._ledger.commit(granted)
+            if (
+                committed.head != applied
+                or self._feed.applied != applied
+                or self._monotonic() > committed.until
+            ):
                 (found,) = await self._decide_again(
-                    principal, (path,), [found], number, asked, granted
+                    principal, (path,), [found], number, asked, granted, verdict
                 )
         if isinstance(found, DoxStoreError):
             await self._refuse(principal, path, asked, found)
             raise found
         return Revealed(self._values.open(found), found.etag, key_verdict)
+
+    async def fetch_limit(
+        self, principal: Principal, cost: int, path: str, asked: Asked
+    ) -> Verdict | None:
+        """What the service's limit says of ``cost`` requests, where nodes share it and it was not
+        at hand; raises what refuses them all, once on record: the token may hold no longer."""
+        try:
+            return await self._decisions.fetch_limit(principal, cost)
+        except AuthenticationError as error:
+            await self._refuse(principal, path, asked, error)
+            raise
 
     async def many(
         self, principal: Principal, paths: Sequence[str], asked: Asked, verdict: Verdict | None
@@ -130,28 +142,27 @@ class Reveal:
             await self._refuse(principal, paths[0], asked, limited)
             raise limited
         applied = self._feed.applied
-        decided = [await self._decisions.now(principal, path, None) for path in paths]
-        limited_each = [self._limit_key(principal, each) for each in decided]
+        decided = await self._decisions.each(principal, paths, None)
+        limited_each = await self._key_limits.each(principal, decided)
         found = [each for each, _ in limited_each]
-        granted = [
-            self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)
-        ]
-        head = await self._ledger.commit(granted) if granted else applied
-        if head != applied or self._feed.applied != applied:
-            found = await self._decide_again(principal, paths, found, None, asked, granted)
-        try:
-            for path, each in zip(paths, found, strict=True):
-                if isinstance(each, DoxStoreError):
-                    await self._refuse(principal, path, asked, each)
-        except BaseException:  # a refusal that is not on record keeps the whole answer back
-            self._ledger.abort(
-                [
-                    self._entry(principal, asked, each)
-                    for each in found
-                    if isinstance(each, Prepared)
-                ]
-            )
-            raise
+        granted = self._entries(principal, asked, found)
+        head, until = await self._ledger.commit(granted) if granted else (applied, math.inf)
+        refused: set[int] = set()
+        while True:
+            if head != applied or self._feed.applied != applied or self._monotonic() > until:
+                found = await self._decide_again(
+                    principal, paths, found, None, asked, granted, verdict
+                )
+                granted = self._entries(principal, asked, found)
+                head = applied = self._feed.applied
+                until = self._feed.until
+            try:
+                took_time = await self._refuse_each(principal, paths, found, asked, refused)
+            except BaseException:  # a refusal that is not on record keeps the whole answer back
+                self._ledger.abort(granted)
+                raise
+            if not took_time:
+                break
         return [
             Revealed(self._values.open(each), each.etag, key_verdict)
             if isinstance(each, Prepared)
@@ -159,16 +170,21 @@ class Reveal:
             for each, (_, key_verdict) in zip(found, limited_each, strict=True)
         ]
 
-    def _limit_key(
-        self, principal: Principal, found: Prepared | DoxStoreError
-    ) -> tuple[Prepared | DoxStoreError, Verdict | None]:
-        """``found``, or what refuses it instead, and what the key's own limit said."""
-        if not isinstance(found, Prepared):
-            return found, None
-        verdict = self._decisions.limit_key(principal, found)
-        if verdict is None or verdict.allowed:
-            return found, verdict
-        return key_limited(verdict), verdict
+    async def _refuse_each(
+        self,
+        principal: Principal,
+        paths: Sequence[str],
+        found: Sequence[Prepared | DoxStoreError],
+        asked: Asked,
+        refused: set[int],
+    ) -> bool:
+        """Put what of ``found`` is a refusal on record, each place once; whether there was any."""
+        before = len(refused)
+        for at, each in enumerate(found):
+            if isinstance(each, DoxStoreError) and at not in refused:
+                await self._refuse(principal, paths[at], asked, each)
+                refused.add(at)
+        return len(refused) > before
 
     async def _decide_again(
         self,
@@ -178,10 +194,12 @@ class Reveal:
         number: int | None,
         asked: Asked,
         granted: Sequence[Entry],
+        verdict: Verdict | None,
     ) -> list[Prepared | DoxStoreError]:
         """Apply what was committed since ``found`` was decided, until a commit finds us current.
 
-        ``granted`` is on record. Whatever does not leave in the end is followed by ABORTED. Where
+        ``granted`` is on record; ``verdict`` is what the service's limit said, which may be another
+        limit by now. Whatever does not leave in the end is followed by ABORTED. Where
         keys are written faster than we can record, nobody would ever be answered: after some
         rounds what was only superseded meanwhile, and is still valid, is revealed as decided.
         """
@@ -189,11 +207,13 @@ class Reveal:
             try:
                 await self._feed.catch_up()
                 applied = self._feed.applied
+                again = await self._decisions.again(principal, paths, number)
+                verdict = await self._decisions.limit_anew(principal, verdict, len(paths))
+                if verdict is not None and not verdict.allowed:
+                    again = [_limited(verdict) for _ in paths]
                 again = [
-                    self._limited_once(principal, before, after)
-                    for before, after in zip(
-                        found, await self._decisions.again(principal, paths, number), strict=True
-                    )
+                    await self._key_limits.once(principal, before, after)
+                    for before, after in zip(found, again, strict=True)
                 ]
                 same = not _differs(found, again) or (
                     rounds > _ROUNDS and await self._still_valid(principal, paths, found, again)
@@ -202,29 +222,23 @@ class Reveal:
                 self._ledger.abort(granted)
                 raise
             if same:
-                if self._feed.applied == applied:
+                if self._feed.applied == applied and self._monotonic() <= self._feed.until:
                     return found
+                if rounds > _MOST_ROUNDS:
+                    self._ledger.abort(granted)
+                    raise StoreUnavailableError(
+                        "ledger_unavailable", "The store answers too slowly to be sure of a read."
+                    )
                 continue
             self._ledger.abort(granted)
             found = again
-            granted = [
-                self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)
-            ]
-            if not granted or await self._ledger.commit(granted) == applied == self._feed.applied:
+            granted = self._entries(principal, asked, found)
+            if not granted:
+                break
+            head, until = await self._ledger.commit(granted)
+            if head == applied == self._feed.applied and self._monotonic() <= until:
                 break
         return found
-
-    def _limited_once(
-        self,
-        principal: Principal,
-        before: Prepared | DoxStoreError,
-        after: Prepared | DoxStoreError,
-    ) -> Prepared | DoxStoreError:
-        """``after``, under the key's limit as it was: what was refused by it stays so, what was let
-        through is not counted again, and what only now would be handed out is."""
-        if isinstance(before, DoxStoreError) and verdict_of_key(before) is not None:
-            return before
-        return after if isinstance(before, Prepared) else self._limit_key(principal, after)[0]
 
     async def _still_valid(
         self,
@@ -243,6 +257,12 @@ class Reveal:
             if _answer(now) != before.version_id:
                 return False
         return True
+
+    def _entries(
+        self, principal: Principal, asked: Asked, found: Sequence[Prepared | DoxStoreError]
+    ) -> Sequence[Entry]:
+        """What goes on record of all that ``found`` grants."""
+        return [self._entry(principal, asked, each) for each in found if isinstance(each, Prepared)]
 
     def _entry(self, principal: Principal, asked: Asked, prepared: Prepared) -> Entry:
         return _entry(

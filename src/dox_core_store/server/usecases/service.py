@@ -29,8 +29,9 @@ from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.limit import DEFAULT_RATE, parse_rate
 from dox_core_store.server.domain.token import Kind
 from dox_core_store.server.ports import Catalog, Transaction
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.grant import enter_grant
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.usecases.token import end_tokens
 
 __all__ = ["Registered", "Services"]

@@ -97,7 +97,7 @@ class Follower:
         clock: Clock,
         notice: Callable[[str, Follower, str], None],
     ) -> None:
-        self._name = name
+        self.name = name
         self.number = number
         self.required = required
         self.sink = sink
@@ -126,6 +126,24 @@ class Follower:
             reason = error.reason if isinstance(error, ShippingError) else error.code
             self._fails(reason)
             return backoff_seconds(self._in_a_row)
+
+    def begin_anew(self) -> None:
+        """Another may have shipped meanwhile: go on from what is kept."""
+        self._place = self._pending = None
+
+    def stand_by(self) -> float:
+        """Another node ships: see how far it is behind; seconds until the next look."""
+        self.begin_anew()
+        now = self._clock.seconds()
+        try:
+            found, _ = self._source.resume(self.name)
+            batch = self._source.after(found or BEGINNING)
+        except (ShippingError, DoxStoreError):
+            return LOOK_SECONDS  # then nobody knows what is missing: see `behind`
+        self._oldest = batch.oldest if batch.entries else None
+        if not batch.entries:
+            self._clear_at = now
+        return LOOK_SECONDS
 
     def behind(self, now: float) -> float:
         """Age of the oldest entry that was not shipped, in seconds; ``now`` is the node's time.
@@ -171,7 +189,7 @@ class Follower:
         return LOOK_SECONDS if batch.is_last and is_fresh else 0.0
 
     def _resumed(self) -> Place:
-        found, why_not = self._source.resume(self._name)
+        found, why_not = self._source.resume(self.name)
         if found is None:
             self._counted_from = self._started_at
             if why_not is not None:
@@ -198,7 +216,7 @@ class Follower:
             return
         self._kept_at = now
         try:
-            self._source.keep(self._name, place)
+            self._source.keep(self.name, place)
         except DoxStoreError:
             return
         self._kept = place

@@ -27,8 +27,9 @@ from dox_core_store.server.domain.key import KeyRecord, VersionRecord
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.signing_key import SigningKeyRecord, verifies_until
 from dox_core_store.server.domain.token import Claims
-from dox_core_store.server.ports import Catalog, Clock, Found, Transaction, Vault
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.ports import Catalog, Clock, Found, Sealer, Transaction
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.usecases.store_secret import (
     forget_secret,
     keep_secret,
@@ -83,10 +84,10 @@ class Signing:
     remembers is one private key."""
 
     def __init__(
-        self, *, store_id: str, vault: Vault, signer: Signer, make: Callable[[str, bytes], Signer]
+        self, *, store_id: str, sealer: Sealer, signer: Signer, make: Callable[[str, bytes], Signer]
     ) -> None:
         self.store_id = store_id
-        self._vault = vault
+        self._sealer = sealer
         self._signer = signer
         self._make = make
 
@@ -98,7 +99,7 @@ class Signing:
         kid = current_key(tx.find(SigningKeyRecord)).kid
         if kid != self._signer.kid:
             address = signing_key_address(kid)
-            pem = open_secret(self._vault, self.store_id, address, _found(tx, kid))
+            pem = open_secret(self._sealer, self.store_id, address, _found(tx, kid))
             self._signer = self._make(kid, pem)
         return self._signer
 
@@ -132,14 +133,14 @@ class SigningKeyRing:
         self,
         *,
         store_id: str,
-        vault: Vault,
+        sealer: Sealer,
         catalog: Catalog,
         feed: Feed,
         clock: Clock,
         make_key: MakeKey,
     ) -> None:
         self._store_id = store_id
-        self._vault = vault
+        self._sealer = sealer
         self._catalog = catalog
         self._feed = feed
         self._clock = clock
@@ -164,7 +165,7 @@ class SigningKeyRing:
             return rotate_signing_key(
                 tx,
                 caller,
-                self._vault,
+                self._sealer,
                 self._store_id,
                 made,
                 compromised=compromised,
@@ -204,7 +205,7 @@ class SigningKeyRing:
 def rotate_signing_key(
     tx: Transaction,
     caller: Caller,
-    vault: Vault,
+    sealer: Sealer,
     store_id: str,
     made: MadeKey,
     *,
@@ -231,7 +232,7 @@ def rotate_signing_key(
     at = max([tx.now, current.created_at + _INSTANT, *(t.issued_at + _INSTANT for t in newest)])
     tx.put(replace(current, retired_at=at, compromised_at=at if compromised else None))
     forget_secret(tx, signing_key_address(current.kid))
-    enter_signing_key(tx, caller, vault, store_id, made, at=at)
+    enter_signing_key(tx, caller, sealer, store_id, made, at=at)
     _record(tx, caller, made.kid, f"in place of {current.kid}{why}")
     if not compromised:
         return Rotated(made.kid, current.kid, None, 0)
@@ -240,7 +241,7 @@ def rotate_signing_key(
 
 
 def enter_signing_key(
-    tx: Transaction, caller: Caller, vault: Vault, store_id: str, made: MadeKey, *, at: datetime
+    tx: Transaction, caller: Caller, sealer: Sealer, store_id: str, made: MadeKey, *, at: datetime
 ) -> None:
     """Store ``made``, which signs from ``at`` on; what is on record of it is the caller's."""
     tx.put(
@@ -252,7 +253,7 @@ def enter_signing_key(
             compromised_at=None,
         )
     )
-    keep_secret(tx, caller, vault, store_id, signing_key_address(made.kid), made.private_pem)
+    keep_secret(tx, caller, sealer, store_id, signing_key_address(made.kid), made.private_pem)
 
 
 def current_key(records: Sequence[SigningKeyRecord]) -> SigningKeyRecord:

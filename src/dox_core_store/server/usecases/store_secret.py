@@ -15,7 +15,7 @@ from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord, fresh_key
-from dox_core_store.server.ports import Found, Transaction, Vault
+from dox_core_store.server.ports import Found, Sealer, Transaction
 
 __all__ = [
     "CHECKPOINT_KEY",
@@ -39,7 +39,7 @@ def signing_key_address(kid: str) -> KeyAddress:
 
 
 def keep_secret(
-    tx: Transaction, caller: Caller, vault: Vault, store_id: str, address: KeyAddress, raw: bytes
+    tx: Transaction, caller: Caller, sealer: Sealer, store_id: str, address: KeyAddress, raw: bytes
 ) -> None:
     """Seal ``raw`` as the only version at ``address``."""
     version_id = secrets.token_hex(16)
@@ -54,7 +54,7 @@ def keep_secret(
         created_by=caller.name,
         expires_at=None,
         rolled_back_from=None,
-        sealed=vault.store(Binding(store_id, *address, version_id), raw),
+        sealed=sealer.store(Binding(store_id, *address, version_id), raw),
     )
     tx.put(key)
     tx.put(version)
@@ -68,13 +68,13 @@ def forget_secret(tx: Transaction, address: KeyAddress) -> None:
         tx.remove(KeyRecord, key_id=key.key_id)
 
 
-def open_secret(vault: Vault, store_id: str, address: KeyAddress, found: Found | None) -> bytes:
+def open_secret(sealer: Sealer, store_id: str, address: KeyAddress, found: Found | None) -> bytes:
     """The secret at ``address``. Raises `ConfigurationError` ``store_damaged`` if it is not
     there."""
     if found is None or found.version.sealed is None:
         raise ConfigurationError("store_damaged", f"{address.path} is missing from the store.")
     binding = Binding(store_id, *address, found.version.version_id)
     try:
-        return vault.open(binding, found.version.sealed)
+        return sealer.open(binding, found.version.sealed)
     except InternalError as error:
         raise ConfigurationError("store_damaged", error.detail) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from msgspec.structs import replace
 
@@ -22,12 +22,14 @@ from dox_core_store.server.domain.key import (
     writable_address,
 )
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.ports import Catalog, Transaction
+from dox_core_store.server.ports import Catalog, Transaction, Work
+from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.key_import import settle, settle_committed, supersede
 from dox_core_store.server.usecases.key_retention import Retention
-from dox_core_store.server.usecases.registry import Feed
 
 __all__ = ["KeyShelf", "StoredKey", "Written", "not_found"]
+
+Found = TypeVar("Found")
 
 
 class Written(NamedTuple):
@@ -143,6 +145,10 @@ class KeyShelf:
         written = await self._catalog.write(work, urgent=urgent)
         await self._feed.catch_up()
         return written
+
+    async def look(self, work: Work[Found]) -> Found:
+        """What ``work`` finds; of what it writes nobody has to be told at once."""
+        return await self._catalog.write(work)
 
     def address(self, tx: Transaction, path: str, environment: str | None) -> KeyAddress:
         """The address that ``path`` names, if operators may write there."""

@@ -35,7 +35,9 @@ from dox_core_store.server.domain.token import (
     new_token_id,
 )
 from dox_core_store.server.ports import Catalog, Clock, TokenFilter, TokenRow, Transaction
-from dox_core_store.server.usecases.registry import Feed, subject
+from dox_core_store.server.usecases.feed import Feed
+from dox_core_store.server.usecases.registered import check_registered
+from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.usecases.signing_key import Signing
 from dox_core_store.server.usecases.token_alarm import Notice
 
@@ -98,10 +100,12 @@ class Tokens:
         addresses: Sequence[str] = (),
         key_thumbprint: str | None = None,
         reason: str | None = None,
+        told: bool = True,
     ) -> Issued:
         """A token for a registered service, to be used from ``addresses`` alone, if there are any,
         and only by who holds the key of ``key_thumbprint``, if that is given.
-        Whoever may issue one can read its keys: that it was issued is told in the log too.
+        Whoever may issue one can read its keys: that it was issued is told in the log too, unless
+        not ``told``.
 
         Raises ``role_required``, ``invalid_field``, ``unknown_environment``,
         ``service_not_found``, ``service_decommissioned``.
@@ -146,15 +150,16 @@ class Tokens:
 
         issued = await self._catalog.write(work)
         await self._feed.catch_up()
-        self._notice(
-            "token_issued",
-            token_id=issued.claims.token_id,
-            kind=str(Kind.SERVICE),
-            name=service_name,
-            environment=issued.claims.environment,
-            by=caller.name,
-            expires_at=datetime.fromtimestamp(issued.claims.expires_at, UTC).isoformat(),
-        )
+        if told:
+            self._notice(
+                "token_issued",
+                token_id=issued.claims.token_id,
+                kind=str(Kind.SERVICE),
+                name=service_name,
+                environment=issued.claims.environment,
+                by=caller.name,
+                expires_at=datetime.fromtimestamp(issued.claims.expires_at, UTC).isoformat(),
+            )
         return issued
 
     async def page(
@@ -169,9 +174,13 @@ class Tokens:
         limit: int,
     ) -> list[ListedToken]:
         """A page of tokens, by id: of a service, that expire within or were not used for some time
-        (``90d``). Expired ones only where ``ended``. Raises ``role_required``, ``invalid_field``.
+        (``90d``). Expired ones only where ``ended``.
+
+        Raises ``role_required``, ``invalid_parameter``, ``service_not_found``.
         """
         require(caller.roles, Permission.LIST_KEYS)
+        if service_name is not None:
+            await check_registered(self._catalog, service_name)
         now = self._clock.now()
         wanted = TokenFilter(
             kind=None if service_name is None else str(Kind.SERVICE),

@@ -42,6 +42,7 @@ class Prepared:
         nonce: bytes,
         sealed: bytes,
         bucket: Bucket | None = None,
+        kept_until: float = math.inf,
     ) -> None:
         self.address = address
         self.bucket = bucket
@@ -52,7 +53,9 @@ class Prepared:
         self.context = version_id.encode()
         self.etag = b'"%b"' % self.context
         self.number = number
-        self.expires_seconds = math.inf if expires_at is None else expires_at.timestamp()
+        ends = math.inf if expires_at is None else expires_at.timestamp()
+        self.expires_seconds = min(ends, kept_until)
+        """When it is looked up again: it has expired, or was kept as long as it may be."""
         self.nonce = nonce
         self.sealed = sealed
 

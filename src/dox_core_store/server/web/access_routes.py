@@ -141,7 +141,7 @@ def _unused(found: Unused) -> wire.UnusedGrant:
         grant=grant_answer(found.grant),
         since=found.since,
         too_young=found.is_too_young,
-        command=removal(found.grant),
+        command=None if found.is_too_young else removal(found.grant),
     )
 
 

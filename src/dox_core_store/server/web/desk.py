@@ -244,6 +244,8 @@ def _query(route: Route, scope: Scope) -> dict[str, str]:
     except ValueError:
         raise InvalidRequestError("invalid_parameter", "The query cannot be read.") from None
     query = dict(pairs)
+    if any("\0" in text for text in query.values()):
+        raise InvalidRequestError("invalid_parameter", "A parameter holds no character NUL.")
     unknown = sorted(query.keys() - set(route.parameters))
     if unknown or len(query) != len(pairs):
         what = f"{unknown[0][:80]!a} is unknown" if unknown else "One is given twice"

@@ -21,6 +21,7 @@ from dox_core_store.errors import (
     MethodNotAllowedError,
 )
 from dox_core_store.server.domain.ledger import Action, Entry
+from dox_core_store.server.domain.quota import NOT_AT_HAND
 from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
@@ -173,6 +174,8 @@ class Door:
                 await self._refuse(principal.name, path, asked, error)
                 raise
         verdict = self._decisions.limit(principal)
+        if verdict is NOT_AT_HAND:
+            verdict = await self._reveal.fetch_limit(principal, 1, path, asked)
         try:
             found = await self._reveal.one(principal, path, number, asked, verdict)
         except DoxStoreError as error:
@@ -197,6 +200,8 @@ class Door:
     async def _batch(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
         principal, asked, paths, with_proof = await self._asked_for(scope, receive, request_id)
         verdict = self._decisions.limit(principal, len(paths))
+        if verdict is NOT_AT_HAND:
+            verdict = await self._reveal.fetch_limit(principal, len(paths), paths[0], asked)
         try:
             found = await self._reveal.many(principal, paths, asked, verdict)
         except DoxStoreError as error:

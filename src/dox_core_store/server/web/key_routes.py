@@ -11,7 +11,7 @@ from typing import Any
 from dox_core_store import wire
 from dox_core_store.errors import InvalidRequestError
 from dox_core_store.key_path import KeyAddress
-from dox_core_store.server.domain.key import State, VersionRecord
+from dox_core_store.server.domain.key import EXTERNAL, State, VersionRecord
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.limit import rate_of
 from dox_core_store.server.ports import KeyRow
@@ -290,6 +290,7 @@ def _version(version: VersionRecord) -> wire.KeyVersion:
         created_by=version.created_by,
         expires_at=version.expires_at,
         rolled_back_from=version.rolled_back_from,
+        origin=EXTERNAL if version.created_by == EXTERNAL else None,
     )
 
 

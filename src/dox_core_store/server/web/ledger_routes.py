@@ -9,8 +9,9 @@ from dox_core_store import wire
 from dox_core_store.errors import InvalidRequestError
 from dox_core_store.server.domain.access import Permission, require
 from dox_core_store.server.domain.ledger import FORMAT, Action
-from dox_core_store.server.ports import LedgerFilter, LedgerReader, StoredEntry
-from dox_core_store.server.usecases.ledger import HandedOut
+from dox_core_store.server.ports import Clock, LedgerFilter, LedgerReader, StoredEntry
+from dox_core_store.server.usecases.ledger import HandedOut, check_filter
+from dox_core_store.server.usecases.registry import Registry
 from dox_core_store.server.web.desk import Call, Reply, Route
 from dox_core_store.server.web.key_routes import page_limit
 
@@ -20,7 +21,9 @@ _NAMES = ("service_name", "key_path", "prefix", "environment", "action", "status
           "ip_address", "request_id")  # fmt: skip
 
 
-def ledger_routes(reader: LedgerReader, handed_out: HandedOut) -> list[Route]:
+def ledger_routes(
+    reader: LedgerReader, registry: Registry, clock: Clock, handed_out: HandedOut
+) -> list[Route]:
     """The rows for the ledger."""
 
     async def search(call: Call) -> Reply:
@@ -31,6 +34,7 @@ def ledger_routes(reader: LedgerReader, handed_out: HandedOut) -> list[Route]:
             since=_time(call, "since"),
             until=_time(call, "until"),
         )
+        wanted = check_filter(wanted, registry.environments, clock.now())
         found, more = await reader.search(wanted, call.query.get("cursor"), size)
         return Reply(wire.Page(items=[ledger_record(each) for each in found], next_cursor=more))
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.server.domain.limit import Verdict
-from dox_core_store.server.usecases.reveal import Revealed, verdict_of_key
+from dox_core_store.server.usecases.key_limiter import verdict_of_key
+from dox_core_store.server.usecases.reveal import Revealed
 
 __all__ = ["limit_headers", "of_key", "tightest"]
 

@@ -142,13 +142,27 @@ def parse(kind: type[Body], raw: bytes) -> Body:
     """
     try:
         json.loads(raw, object_pairs_hook=_distinct)
-        return decode(kind, raw)
+        body = decode(kind, raw)
     except msgspec.ValidationError as error:
         raise InvalidRequestError("invalid_field", f"{str(error)[:200]}.") from None
     except (ValueError, RecursionError):  # includes UnicodeDecodeError, msgspec.DecodeError
         raise InvalidRequestError(
             "malformed_json", "The body is not valid JSON, or names a member twice."
         ) from None
+    if b"\\u0000" in raw and _has_nul(body):
+        raise InvalidRequestError("invalid_field", "Only a value may hold the character NUL.")
+    return body
+
+
+def _has_nul(said: object) -> bool:
+    """Whether a text in ``said`` holds what no database takes. Values are sealed, and may."""
+    if isinstance(said, str):
+        return "\0" in said
+    if isinstance(said, msgspec.Struct):
+        return any(_has_nul(getattr(said, name)) for name in said.__struct_fields__)
+    if isinstance(said, dict):
+        return any(_has_nul(key) or _has_nul(each) for key, each in said.items())
+    return isinstance(said, list) and any(map(_has_nul, said))
 
 
 def _distinct(members: list[tuple[str, object]]) -> None:

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.key_path import RESERVED_PREFIX, KeyAddress
 from dox_core_store.server.adapters.sql import tables
-from dox_core_store.server.adapters.sqlite.inspection import StoreInspection
-from dox_core_store.server.adapters.sqlite.store import OpenedStore
+from dox_core_store.server.adapters.sql.inspection import StoreInspection
+from dox_core_store.server.adapters.sql.store import OpenedStore
 from dox_core_store.server.domain.backup import names_database
 from dox_core_store.server.domain.envelope import Binding
 
@@ -76,7 +76,7 @@ def open_versions(store: OpenedStore, progress: Progress) -> Versions:
                         continue
                     address = KeyAddress(row.path, row.environment)
                     try:
-                        raw = store.vault.open(
+                        raw = store.sealer.open(
                             Binding(store.store_id, *address, row.version_id), row.sealed
                         )
                     except DoxStoreError:

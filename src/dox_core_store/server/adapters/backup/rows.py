@@ -3,14 +3,15 @@
 A row is an object of its table's columns: text, numbers and JSON as they are, bytes in base64,
 times in microseconds since 1970 UTC. MACs and sealed values go along unopened; they do not depend
 on the database either. What can be made again (the search index) or says something of one database
-alone (its custody events) is left out.
+alone (its custody events; which nodes run on it, and what they share for minutes at the most: who
+does what, quotas, proofs that were used) is left out.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -36,9 +37,19 @@ TABLES = (
 )
 """Every table of a backup, in its order: what others refer to comes before them."""
 
-LEFT_OUT = ("custody_event", "ledger_cursor", "ledger_posting")
+LEFT_OUT = (
+    "custody_event",
+    "lease",
+    "ledger_cursor",
+    "ledger_posting",
+    "node",
+    "proof_use",
+    "quota",
+)
 
 _FETCH = 500
+_FETCH_LARGE = 100
+"""Of rows with blobs: a value may have 64 KiB, a block of the ledger some megabytes."""
 
 
 class Rows:
@@ -50,8 +61,9 @@ class Rows:
         columns = [sa.column(column.name, _plain(column.type)) for column in table.columns]
         self._plain = sa.table(name, *columns)
         self._order = [self._plain.c[column.name] for column in table.primary_key]
-        self._names = [str(column.name) for column in columns]  # SQLAlchemy's are of another type
+        self.names = [str(column.name) for column in columns]  # SQLAlchemy's are of another type
         self._blobs = [str(c.name) for c in columns if isinstance(c.type, sa.LargeBinary)]
+        self._is_large = not {"sealed", "body"}.isdisjoint(self._blobs)
         self._takes = {
             str(column.name): _takes(column.type, nullable=bool(column.nullable))
             for column in table.columns
@@ -62,12 +74,18 @@ class Rows:
         query = sa.select(sa.func.count()).select_from(self._plain)
         return int(connection.execute(query).scalar_one())
 
-    def read(self, connection: sa.Connection) -> Iterator[list[dict[str, Any]]]:
-        """All rows in the order of their primary key, some at a time."""
+    def stored(self, connection: sa.Connection) -> Iterator[Sequence[Sequence[Any]]]:
+        """All rows in the order of their primary key, some at a time; of several engines, in a
+        transaction."""
         query = sa.select(self._plain).order_by(*self._order)
-        found = connection.execute(query.execution_options(yield_per=_FETCH))
-        for part in found.partitions():
-            rows = [dict(zip(self._names, row, strict=True)) for row in part]
+        fetch = _FETCH_LARGE if self._is_large else _FETCH
+        found = connection.execute(query.execution_options(yield_per=fetch))
+        yield from found.partitions()
+
+    def read(self, connection: sa.Connection) -> Iterator[list[dict[str, Any]]]:
+        """The same as a backup has them."""
+        for part in self.stored(connection):
+            rows = [dict(zip(self.names, row, strict=True)) for row in part]
             for name in self._blobs:
                 for row in rows:
                     if row[name] is not None:
@@ -108,7 +126,7 @@ def _takes(kind: Any, *, nullable: bool) -> tuple[type, ...]:
             given = bytes
         case sa.Text():
             given = str
-        case sa.JSON():
+        case tables.Json():
             given = list
         case _:
             given = int

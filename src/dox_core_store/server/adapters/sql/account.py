@@ -14,6 +14,7 @@ from collections.abc import Iterator
 import sqlalchemy as sa
 
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.transacting import snapshot
 from dox_core_store.server.domain.key import State
 from dox_core_store.server.domain.ledger import Action, Entry, is_changes, parse_canonical
 from dox_core_store.server.usecases.registry import subject
@@ -123,11 +124,12 @@ class Account:
 
     def compare(self, connection: sa.Connection) -> Iterator[str]:
         """What the catalog says otherwise, in words. The same moment as `follow`, please."""
-        yield from self._versions(connection)
-        yield from self._key_heads(connection)
-        yield from self._access(connection)
-        yield from self._people(connection)
-        yield from self._others(connection)
+        with snapshot(connection):  # in which PostgreSQL too hands out rows as they are asked for
+            yield from self._versions(connection)
+            yield from self._key_heads(connection)
+            yield from self._access(connection)
+            yield from self._people(connection)
+            yield from self._others(connection)
 
     def _versions(self, connection: sa.Connection) -> Iterator[str]:
         version, grave = tables.version.c, tables.tombstone.c

@@ -7,6 +7,9 @@ Whatever stands with a lower number arrived before it, whatever has a higher one
 entry is written soon after its request arrived; so any two such entries bound where its own can be,
 and bisecting only finds two that lie close. An index over request ids would be as large as the
 ledger.
+
+Where many nodes write, ids rise with time but for some seconds, by which every bound is wider; and
+processes run beside one another, so where one begins is looked up in the postings.
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ import re
 from datetime import datetime
 from typing import NamedTuple
 
-from dox_core_store.server.adapters.sql.driver import Driver
-from dox_core_store.server.adapters.sql.postings import LATE_SECONDS
+from dox_core_store.server.adapters.sql.driver import Driver, worded
+from dox_core_store.server.adapters.sql.posting_lists import lowest_chunk
+from dox_core_store.server.adapters.sql.postings import CHUNK_BLOCKS, LATE_SECONDS
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.domain.ledger import Entry, parse_canonical
 
@@ -26,6 +30,10 @@ _SLACK_MICROSECONDS = int(LATE_SECONDS * 1e6)
 _REQUEST_MICROSECONDS = 60_000_000
 """An entry that is not late is written within this of the arrival of its request: the body of a
 request takes 10 s at most, a commit 2 s."""
+
+_DISORDER_MICROSECONDS = {"sqlite": 0, "postgresql": 45_000_000}
+"""By how much a block may say that it is older than one before it. A node that was stopped between
+naming the time and the commit goes on within half a minute, or finds its stream closed."""
 
 _REQUEST = re.compile(rb"(req_[0-9a-f]{12})([0-9a-f]{6,12})")
 _PROBED_BLOCKS = 4
@@ -61,16 +69,21 @@ class BlockTimes:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._first_from = worded(driver.dialect, _FIRST_FROM)
+        self._bodies = worded(driver.dialect, _BODIES)
+        self._disorder = _DISORDER_MICROSECONDS[driver.dialect.name]
         self.top: int = driver.rows(_TOP, ())[0][0] or 0
+        self.process: str | None = None
+        """The process of the request that was asked for, where the postings know it."""
 
     def bounds(self, since: datetime | None, until: datetime | None) -> tuple[int, int]:
         """The first and the last block that may hold entries of these times, but for late ones
         behind it."""
         low, high = 0, self.top
         if since is not None:
-            low = self._from(Instant.microseconds(since) - _SLACK_MICROSECONDS)
+            low = self._not_before(Instant.microseconds(since) - _SLACK_MICROSECONDS)
         if until is not None:
-            high = self._from(Instant.microseconds(until) + _SLACK_MICROSECONDS + 1) - 1
+            high = self._not_after(Instant.microseconds(until) + _SLACK_MICROSECONDS)
         return low, high
 
     def of_request(self, request_id: str, low: int, high: int) -> tuple[int, int]:
@@ -80,6 +93,13 @@ class BlockTimes:
         if asked is None:
             return low, high
         process, number = asked[1], int(asked[2], 16)
+        if self._driver.is_far:
+            chunk = lowest_chunk(self._driver, "p", process.decode())
+            if chunk is None:
+                return low, high
+            self.process = process.decode()
+            first, last = self._around(process, number, chunk * CHUNK_BLOCKS, self.top)
+            return max(low, first), min(high, last)
         # One process at a time serves a store: its entries end where the next one's begin.
         last = self.top
         for (opened_at,) in self._driver.rows(_OPENED, (_MOST_STREAMS,)):
@@ -96,6 +116,7 @@ class BlockTimes:
         """The blocks between what certainly arrived before a request and what did after it."""
         pattern = re.compile(rb"(%b)([0-9a-f]{6,12})" % process)
         first, beyond = low, high + 1
+        before, after = list[int](), list[int]()
         while first < beyond:
             middle = (first + beyond) // 2
             met = self._met(middle, high, pattern)
@@ -103,18 +124,22 @@ class BlockTimes:
                 beyond = middle
                 continue
             if met.number <= number:
-                low = max(low, self._from(met.at - _REQUEST_MICROSECONDS))
+                before.append(met.at)
             if met.number >= number:
-                high = min(high, self._from(met.at + _REQUEST_MICROSECONDS))
+                after.append(met.at)
                 beyond = middle
             else:
                 first = met.block_id + 1
+        if before:
+            low = max(low, self._not_before(max(before) - _REQUEST_MICROSECONDS))
+        if after:
+            high = min(high, self._not_after(min(after) + _REQUEST_MICROSECONDS))
         return low, high
 
     def _met(self, first: int, last: int, pattern: re.Pattern[bytes]) -> _Met | None:
         """The first id of ``pattern`` in the blocks from ``first`` on, if it is not far."""
         for _ in range(_PROBES):
-            rows = self._driver.rows(_BODIES, (first, last, _PROBED_BLOCKS))
+            rows = self._driver.rows(self._bodies, (first, last, _PROBED_BLOCKS))
             for block_id, body in rows:
                 for found in pattern.finditer(body):
                     entry = _entry_at(body, found.start())
@@ -126,12 +151,20 @@ class BlockTimes:
             first = rows[-1][0] + 1
         return None
 
+    def _not_before(self, at: int) -> int:
+        """The first block that may be of time ``at`` or later."""
+        return self._from(at - self._disorder)
+
+    def _not_after(self, at: int) -> int:
+        """The last block that may be of time ``at`` or earlier."""
+        return self._from(at + self._disorder + 1) - 1
+
     def _from(self, at: int) -> int:
-        """The first block of time ``at`` or later, by bisection: ids rise with time."""
+        """The first block of time ``at`` or later, by bisection, as if ids rose with time."""
         low, high = 1, self.top + 1
         while low < high:
             middle = (low + high) // 2
-            rows = self._driver.rows(_FIRST_FROM, (middle,))
+            rows = self._driver.rows(self._first_from, (middle,))
             if not rows or rows[0][1] >= at:
                 high = middle
             else:

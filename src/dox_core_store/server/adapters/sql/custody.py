@@ -11,7 +11,6 @@ import hmac
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
@@ -25,6 +24,7 @@ from dox_core_store.errors import (
     error_for,
 )
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.transacting import snapshot
 from dox_core_store.server.domain.envelope import (
     KEY_BYTES,
     Binding,
@@ -39,9 +39,9 @@ from dox_core_store.server.domain.envelope import (
 from dox_core_store.server.domain.seal import Slot, SlotKind, UnlockedRoot, open_root, wrap_root
 
 __all__ = [
-    "EmbeddedVault",
     "NewSlot",
     "Opened",
+    "RingSealer",
     "Unlock",
     "create_custody",
     "current_root",
@@ -128,7 +128,7 @@ def open_custody(connection: sa.Connection, engine: sa.Engine, unlock: Unlock) -
 
     Raises what ``unlock`` raises, or `ConfigurationError` ``store_damaged``.
     """
-    with _snapshot(connection):
+    with snapshot(connection):
         store = connection.execute(
             sa.select(
                 tables.store.c.store_id,
@@ -141,7 +141,7 @@ def open_custody(connection: sa.Connection, engine: sa.Engine, unlock: Unlock) -
     unlocked = open_root(unlock(store.store_id, slots), store.store_id, store.root_check)
     if unlocked is None:
         raise ConfigurationError("wrong_key_file", "Nothing that was given opens this store.")
-    with _snapshot(connection):  # another one: a person may have been asked, for hours
+    with snapshot(connection):  # another one: a person may have been asked, for hours
         unlocked = unlocked._replace(root=current_root(connection, store.store_id, unlocked))
         keys = open_ring(connection, unlocked.root, store.store_id)
     return Opened(
@@ -231,7 +231,7 @@ def _follow(
     def read() -> Mapping[int, bytes]:
         nonlocal known
         try:
-            with engine.connect() as connection, _snapshot(connection):
+            with engine.connect() as connection, snapshot(connection):
                 known = known._replace(root=current_root(connection, store_id, known))
                 return open_ring(connection, known.root, store_id)
         except sa.exc.DBAPIError as error:
@@ -242,18 +242,8 @@ def _follow(
     return read
 
 
-@contextmanager
-def _snapshot(connection: sa.Connection) -> Iterator[None]:
-    """One state of the store for several queries: the root key may be changed between two."""
-    connection.exec_driver_sql("SAVEPOINT custody")  # also where the caller is in a transaction
-    try:
-        yield
-    finally:
-        connection.exec_driver_sql("RELEASE custody")
-
-
-class EmbeddedVault:
-    """The `Vault` port: values sealed by us, in the version's own row. One that does not open was
+class RingSealer:
+    """The `Sealer` port: values sealed by us, in the version's own row. One that does not open was
     damaged or moved by whoever writes the database, and is reported to ``alarm``."""
 
     def __init__(self, ring: Ring, alarm: Callable[[str, str], None]) -> None:

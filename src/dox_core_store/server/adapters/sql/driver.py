@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dox_core_store.server.adapters.sql.records import Shape, once, shape_of
 
-__all__ = ["Driver", "compiled"]
+__all__ = ["Driver", "compiled", "worded"]
 
 ROWS = 25
 """Rows in one statement: few enough that a short transaction is several statements."""
@@ -25,20 +25,30 @@ ROWS = 25
 _INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """The one statement that SQL has no common word for; both dialects say it alike."""
 
+_PARAMSTYLES = {"sqlite": "qmark", "postgresql": "format"}
+"""By position in both: psycopg's own style is by name."""
+
 
 class Driver:
     """Over one connection, which stays its owner's."""
 
     def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
         self._dialect = connection.dialect
         self.dialect: type[sa.Dialect] = type(connection.dialect)
         self._run: Any = connection.connection.driver_connection
         self._errors: Any = self._dialect.loaded_dbapi.Error
+        self.is_far = self._dialect.name != "sqlite"
+        """Whether statements go to a server, which may serve many nodes."""
 
-    def rows(self, text: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def rows(
+        self, text: str, parameters: Sequence[Any] | Mapping[str, Any]
+    ) -> list[tuple[Any, ...]]:
         """All rows of the answer. Raises `sqlalchemy.exc.DBAPIError`."""
         try:
-            found: list[tuple[Any, ...]] = self._run.execute(text, parameters).fetchall()
+            answer = self._run.execute(text, parameters)
+            # psycopg has no rows where a statement returns none, and does not take that for empty.
+            found: list[tuple[Any, ...]] = answer.fetchall() if answer.description else []
         except self._errors as error:
             raise self._translated(text, error) from error
         return found
@@ -95,7 +105,11 @@ class Driver:
         self._write(lambda count: _insert(self.dialect, table, count), rows)
 
     def put(self, kind: type[Any], rows: Sequence[Sequence[Any]]) -> None:
-        """Insert ``rows``, or replace those with the same primary key."""
+        """Insert ``rows``, or replace those with the same primary key; of several, the last one
+        counts."""
+        if self.is_far and len(rows) > 1:  # one statement may not replace a row twice there
+            at = _identity(kind)
+            rows = list({tuple(row[each] for each in at): row for row in rows}.values())
         self._write(lambda count: _put(self.dialect, kind, count), rows)
 
     def remove(self, kind: type[Any], where: Mapping[str, Any]) -> None:
@@ -115,22 +129,34 @@ class Driver:
 
     def _write(self, text: Callable[[int], str], rows: Sequence[Sequence[Any]]) -> None:
         for part in _parts(rows):
-            if len(part) == ROWS:
-                self.rows(text(ROWS), [each for row in part for each in row])
+            # A few rows left over are a statement each in a file, whose texts are few then; to a
+            # server every statement is a way there and back.
+            if self.is_far or len(part) == ROWS:
+                self.rows(text(len(part)), [each for row in part for each in row])
             else:
                 one = text(1)
                 for row in part:
                     self.rows(one, row)
 
-    def _translated(self, text: str, error: Exception) -> BaseException:
-        return sa.exc.DBAPIError.instance(
+    def _translated(self, text: str, error: Any) -> BaseException:
+        if self.is_far and self._dialect.is_disconnect(error, self._run, None):
+            self._connection.invalidate()  # its pool would hand it out again
+        made: BaseException = sa.exc.DBAPIError.instance(
             text, None, error, self._errors, hide_parameters=True, dialect=self._dialect
         )
+        return made
 
 
 def compiled(dialect: type[sa.Dialect], statement: sa.ClauseElement) -> str:
     """``statement`` as the driver takes it: its parameters in the order of the text."""
-    return str(statement.compile(dialect=dialect()))
+    make: Any = dialect
+    return str(statement.compile(dialect=make(paramstyle=_PARAMSTYLES[dialect.name])))
+
+
+@once
+def worded(dialect: type[sa.Dialect], text: str) -> str:
+    """``text``, whose parameters are question marks, as the driver takes it."""
+    return text if _PARAMSTYLES[dialect.name] == "qmark" else text.replace("?", "%s")
 
 
 @once
@@ -210,6 +236,13 @@ def _remove(dialect: type[sa.Dialect], kind: type[Any], names: tuple[str, ...]) 
 
 def _values(columns: Iterable[sa.Column[Any]], rows: int) -> Any:
     return [{c.name: sa.bindparam(f"{c.name}_{at}") for c in columns} for at in range(rows)]
+
+
+@once
+def _identity(kind: type[Any]) -> list[int]:
+    """Where in a row its primary key stands."""
+    shape = shape_of(kind)
+    return [shape.columns.index(column) for column in shape.table.primary_key]
 
 
 def _several(value: Any) -> tuple[Any, ...]:

@@ -6,15 +6,15 @@ one row with `SCHEMAS`, and a command on the store need not wait for a library i
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 import sqlalchemy as sa
 
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.sql.tables import SCHEMAS
+from dox_core_store.server.adapters.sql.transacting import writing
 
-__all__ = ["check_schema", "current_revision", "upgrade"]
+__all__ = ["check_schema", "current_revision", "migrate", "upgrade"]
 
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -46,7 +46,16 @@ def upgrade(connection: sa.Connection) -> None:
 
     Raises `ConfigurationError` ``store_newer``; the database is then untouched.
     """
-    if not _is_behind(connection):
+    if _is_behind(connection):
+        # Said to the driver, which is in autocommit: each statement would else be a transaction,
+        # and a power cut between two would leave a schema that no release knows.
+        with writing(connection):
+            migrate(connection)
+
+
+def migrate(connection: sa.Connection) -> None:
+    """The same inside the caller's transaction."""
+    if not _is_behind(connection):  # another process was first
         return
     from alembic import command  # noqa: PLC0415 - see the module
     from alembic.config import Config  # noqa: PLC0415
@@ -54,17 +63,7 @@ def upgrade(connection: sa.Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = connection
-    # Said to the driver, which is in autocommit: each statement would else be a transaction, and a
-    # power cut between two would leave a schema that no release knows.
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    try:
-        if _is_behind(connection):  # unless another process was first
-            command.upgrade(config, "head")
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-            connection.exec_driver_sql("ROLLBACK")
-        raise
+    command.upgrade(config, "head")
 
 
 def _is_behind(connection: sa.Connection) -> bool:

@@ -8,7 +8,8 @@ blocks that are not indexed yet one by one.
 
 Kinds: ``s`` service, ``k`` key path, ``t`` token, ``a`` address, ``n`` action other than GET,
 ``x`` status other than GRANTED; ``l`` has one term, `LATE`: chunks with an entry that was written
-long after its time (folded refusals, what was kept while the disk was full).
+long after its time (folded refusals, what was kept while the disk was full). Where many nodes
+write, ``p``: the process that took a request, by what the ids of its requests begin with.
 
 Derived in the same way: when a token was last seen (``token_use``: whatever was answered), and when
 a service was last handed a key by a call of its own (``service_call``: refreshes in the background
@@ -16,6 +17,11 @@ do not show that anybody needs the key).
 
 The writer's thread holds the interpreter's lock while it is here, so a commit only leaves its
 entries behind, and what they say is looked at once a chunk.
+
+On PostgreSQL one node at a time writes the index, and nothing depends on that being so: two that
+begin at the same cursor write lists of which one is the beginning of the other, and the longer one
+stays. Whoever has no block of another node behind the cursor writes what it remembers; a gap in the
+ids is as good as another's block, and then all of them are read.
 """
 
 from __future__ import annotations
@@ -24,6 +30,7 @@ import functools
 import heapq
 import operator
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
@@ -32,6 +39,9 @@ from typing import Any, TypeVar
 import msgspec
 import sqlalchemy as sa
 
+from dox_core_store.server.adapters.sql.driver import worded
+from dox_core_store.server.adapters.sql.horizon import settled_top
+from dox_core_store.server.adapters.sql.posting_writes import POSTING_WRITES, indexable
 from dox_core_store.server.adapters.sql.tables import Instant
 from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_canonical
 
@@ -44,9 +54,16 @@ LATE = "late"
 LATE_SECONDS = 10.0
 """How long after its time an entry may be written without being late."""
 
+_PROCESS = 16
+"""What an id of a request begins with that names its process: ``req_`` and its 12 characters."""
+
+_COUNTED = _PROCESS + 6
+"""Ids that count have at least so many characters; those of commands and checkpoints have less."""
+
 _LATE_MICROSECONDS = int(LATE_SECONDS * 1e6)
 _GET, _GRANTED, _CALL = str(Action.GET), str(Status.GRANTED), "call"
 _CATCH_UP_BLOCKS = 2_000
+_NONE = 2**63
 _ROWS_PER_STEP = 25
 _MOST_ROWS_PER_STEP = 800
 _STEP_SECONDS = 0.002
@@ -83,14 +100,24 @@ def _ordered(items: Iterable[Item]) -> Iterator[Iterator[Item] | None]:
     yield heapq.merge(*runs)
 
 
+_BEHIND = (
+    "SELECT block_id, first_at, body FROM ledger_block WHERE block_id > ? AND block_id <= ?"
+    " ORDER BY block_id LIMIT ?"
+)
+
+
 class Postings:
-    """Collects terms and writes them. Lives in the writer's thread."""
+    """Collects terms and writes them. Lives in one thread; only `leave` is called on any."""
 
     def __init__(
         self, connection: sa.Connection, *, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._connection = connection
         self._monotonic = monotonic
+        self._is_shared = connection.dialect.name != "sqlite"
+        self._words = POSTING_WRITES[connection.dialect.name]
+        self._behind = worded(type(connection.dialect), _BEHIND)
+        self._left: deque[tuple[int, Sequence[Entry], int]] = deque()
         self._rows = _ROWS_PER_STEP
         self._is_writing = False
         self._chunks: dict[tuple[str, str], list[int]] = {}
@@ -103,6 +130,7 @@ class Postings:
         self._calls: Calls = {}
         self._known = 0
         self._top = 0
+        self._lowest = _NONE
         self.cursor = self._stored_cursor()
 
     def add(self, block_id: int, entries: Sequence[Entry], at: int) -> None:
@@ -114,7 +142,12 @@ class Postings:
         self._entries += entries
         self._blocks.append((len(self._entries), at))
         self._known += 1
-        self._top = block_id
+        self._top = max(self._top, block_id)
+        self._lowest = min(self._lowest, block_id)
+
+    def leave(self, block_id: int, entries: Sequence[Entry], at: int) -> None:
+        """The same from another thread: it is looked at when the index is written."""
+        self._left.append((block_id, entries, at))
 
     def _close_chunk(self) -> None:
         # By position, since every read comes through here: an `Entry` is a tuple.
@@ -139,12 +172,16 @@ class Postings:
         self._note("t", uses)
         self._note("n", {e[3] for e in entries if e[3] != _GET})
         self._note("x", {e[4] for e in entries if e[4] != _GRANTED})
+        if self._is_shared:
+            self._note("p", {e[5][:_PROCESS] for e in entries if len(e[5]) >= _COUNTED})
         if self._is_late(times):
             self._note("l", (LATE,))
         self._entries, self._blocks, self._chunk = [], [], -1
 
     def _note(self, kind: str, names: Iterable[str]) -> None:
         chunks, chunk = self._chunks, self._chunk
+        if self._is_shared:
+            names = {indexable(name) for name in names}
         for name in names:
             ids = chunks.get((kind, name))
             if ids is None:
@@ -186,24 +223,31 @@ class Postings:
             self._is_writing = False
 
     def _flush(self) -> Iterator[None]:
+        left = sorted(self._left.popleft() for _ in range(len(self._left)))  # by their ids
+        for number, block in enumerate(left):
+            self.add(*block)
+            if number % CHUNK_BLOCKS == 0:
+                yield
         self._close_chunk()
         chunks, uses, calls = self._chunks, self._uses, self._calls
-        known, top = self._known, self._top
+        known, top, lowest = self._known, self._top, self._lowest
         self._chunks, self._uses, self._calls, self._known = {}, {}, {}, 0
-        if known == 0:
+        self._lowest = _NONE
+        if self._is_shared:  # another node may have gone on with it
+            self.cursor = self._stored_cursor()
+        elif known == 0:
             return
-        if top - self.cursor != known:  # another process wrote blocks between ours
-            yield from self.catch_up()
-        else:
+        if known and top - self.cursor == known and lowest > self.cursor:
             yield from self._write(chunks, uses, calls, top)
+        else:  # another process wrote blocks between ours
+            yield from self.catch_up()
 
     def catch_up(self) -> Iterator[None]:
-        """Index every block behind the cursor, some at a time."""
+        """Index every block behind the cursor that is settled now, some at a time."""
+        top = settled_top(self._connection)
         while True:
             rows = self._connection.exec_driver_sql(
-                "SELECT block_id, first_at, body FROM ledger_block WHERE block_id > ?"
-                " ORDER BY block_id LIMIT ?",
-                (self.cursor, _CATCH_UP_BLOCKS),
+                self._behind, (self.cursor, top, _CATCH_UP_BLOCKS)
             ).all()
             if not rows:
                 return
@@ -221,32 +265,21 @@ class Postings:
         calls: Calls,
         top: int,
     ) -> Iterator[None]:
-        # Fed as JSON to one statement: rows are bound without taking the GIL for each.
+        words = self._words
         yield from self._write_rows(
-            "INSERT OR REPLACE INTO ledger_posting (kind, term, first_chunk, chunks)"
-            " SELECT value ->> 0, value ->> 1, value ->> 2, value -> 3 FROM json_each(?)",
-            chunks,
-            lambda name: [*name, chunks[name][0], chunks[name]],
+            words.posting, chunks, lambda name: [*name, chunks[name][0], chunks[name]]
         )
         yield from self._write_rows(
-            "INSERT INTO token_use (token_id, last_used_at)"
-            " SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true"
-            " ON CONFLICT (token_id) DO UPDATE SET last_used_at ="
-            " max(last_used_at, excluded.last_used_at)",
-            uses,
+            words.use,
+            [each for each in uses if not self._is_shared or indexable(each) == each],
             lambda token_id: [token_id, _microseconds(uses[token_id])],
         )
         yield from self._write_rows(
-            "INSERT INTO service_call (path, environment, service, last_called_at)"
-            " SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3 FROM json_each(?)"
-            " WHERE true ON CONFLICT (path, environment, service) DO UPDATE SET last_called_at ="
-            " max(last_called_at, excluded.last_called_at)",
+            words.call,
             [call for call in calls if _is_service(call[1]) and "." in call[0]],
             lambda call: [*call[0].rsplit(".", 1), call[1], _microseconds(calls[call])],
         )
-        self._commit(
-            "INSERT OR REPLACE INTO ledger_cursor (name, block_id) VALUES ('postings', ?)", top
-        )
+        self._commit(words.cursor, top)
         self.cursor = top
 
     def _write_rows(

@@ -21,6 +21,7 @@ from dox_core_store.server.adapters.sql import (
     tables,
     token_queries,
     use_queries,
+    vault_queries,
 )
 from dox_core_store.server.adapters.sql.driver import Driver
 from dox_core_store.server.adapters.sql.records import RecordReader, instant, shape_of
@@ -37,7 +38,15 @@ from dox_core_store.server.domain.key import (
     next_state,
 )
 from dox_core_store.server.domain.ledger import parse_canonical
-from dox_core_store.server.ports import Change, Found, KeyRow, TokenFilter, TokenRow, TokenSpan
+from dox_core_store.server.ports import (
+    Change,
+    Found,
+    KeyRow,
+    Lying,
+    TokenFilter,
+    TokenRow,
+    TokenSpan,
+)
 
 __all__ = ["SqlReader"]
 
@@ -147,6 +156,9 @@ class SqlReader:
     def environments(self) -> list[str]:
         name = tables.environment.c.name
         return list(self._connection.execute(sa.select(name).order_by(name)).scalars())
+
+    def lying(self) -> dict[str, Lying]:
+        return vault_queries.lying(self._connection)
 
     def feed_head(self) -> int:
         stream = tables.ledger_stream.c

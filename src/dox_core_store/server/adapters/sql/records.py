@@ -32,6 +32,10 @@ Given = ParamSpec("Given")
 Convert = Callable[[Any], Any]
 
 _UNMACCED = frozenset({"sealed", "mac"})
+_LATER = {VersionRecord: "vault"}
+"""A column that was added to rows which had their MACs, the last one: it is covered where it says
+anything."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _encode = msgspec.json.Encoder().encode
 
@@ -126,6 +130,7 @@ class Shape:
         covered = [at for at, name in enumerate(self.names) if name not in _UNMACCED]
         self._covered: Callable[[Sequence[Any]], tuple[Any, ...]] = operator.itemgetter(*covered)
         self._covered_names = self._covered(self.names)
+        self._has_later = kind in _LATER
         hints = get_type_hints(kind)
         conversions = [
             (at, *_conversion(column.type, hints[column.name]))
@@ -136,7 +141,10 @@ class Shape:
 
     def maced(self, fields: Sequence[Any]) -> bytes:
         """What the MAC is made of."""
-        return _encode(list(zip(self._covered_names, self._covered(fields), strict=True)))
+        covered = list(zip(self._covered_names, self._covered(fields), strict=True))
+        if self._has_later and covered[-1][1] is None:
+            covered.pop()
+        return _encode(covered)
 
     def fields(self, row: Sequence[Any]) -> list[Any]:
         """The fields in a row as the driver has it."""
@@ -170,10 +178,12 @@ def _conversion(column: Any, hint: Any) -> tuple[Convert | None, Convert | None]
     """From the driver's form of a column and to it; None where they are the same."""
     if isinstance(column, tables.Instant):
         return instant, tables.Instant.microseconds
-    if isinstance(column, sa.JSON):
+    if isinstance(column, tables.Json):
         return msgspec.json.decode, _text
     if isinstance(hint, type) and issubclass(hint, Enum):
         return None, str
+    if hint is bool:  # SQLite has no type for it, and a MAC is made of what stands there
+        return bool, int
     return None, None
 
 

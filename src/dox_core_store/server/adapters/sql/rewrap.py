@@ -1,10 +1,11 @@
 """Rows under an old key-encryption key, brought under the newest one: a table, some rows at a time.
 
-A row names the key of its MAC and, a version, that of its sealed value; that is all there is to
-know of how far a rotation got. `RowRewrapper.read` finds the next rows that still name another key
-and makes the new MACs and wrappings, without holding anything; `RowRewrapper.write` replaces each
-row that is still as it was read, in the caller's short transaction. A row that was written
-meanwhile was written under the newest key and is passed over.
+A row names the key of its MAC and, where something is sealed in it (a version's value, a place in a
+vault), the key of that; it is all there is to know of how far a rotation got. `RowRewrapper.read`
+finds the next rows that still name another key and makes the new MACs and wrappings, without
+holding anything; `RowRewrapper.write` replaces each row that is still as it was read, in the
+caller's short transaction. A row that was written meanwhile was written under the newest key and is
+passed over.
 
 A row whose MAC does not hold, or whose data key does not open under the row's own address, stays
 exactly as it is: a new MAC would vouch for what somebody else wrote. The value itself is not
@@ -14,7 +15,7 @@ opened, so one that is damaged is neither healed nor hidden.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,6 +24,7 @@ import sqlalchemy as sa
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.driver import compiled
 from dox_core_store.server.adapters.sql.records import shape_of
+from dox_core_store.server.adapters.sql.transacting import snapshot
 from dox_core_store.server.domain.envelope import (
     Binding,
     DamagedSealError,
@@ -36,6 +38,9 @@ __all__ = ["Batch", "RowRewrapper", "rewrappers"]
 
 _BATCH_BYTES = 1024 * 1024
 """Of sealed values: each is written anew as a whole."""
+
+_FETCH = 64
+"""Rows that are on their way at once."""
 
 _NO_ADDRESS = ("", "")
 _FIRST: sa.ColumnElement[int] = sa.literal_column("1")
@@ -62,7 +67,9 @@ class RowRewrapper:
         self._ring = ring
         self._shape = shape = shape_of(kind)
         self._width = len(shape.columns)
-        self._has_values = kind is VersionRecord
+        self._has_values = "sealed" in shape.names
+        # A version's key says where it belongs; the others say it themselves.
+        self._is_joined = kind is VersionRecord
         self._number = ring.newest.to_bytes(4)
         table = shape.table
         # Where both have the number: domain/envelope.py.
@@ -70,13 +77,14 @@ class RowRewrapper:
         order = list(table.primary_key)
         source: sa.FromClause = table
         columns = list(shape.columns)
-        if self._has_values:
+        if self._is_joined:
             key = tables.key
             # In the order of keys, not of the random ids: rows that stand together are written
             # together, and their keys' addresses are read in order too.
             order = [table.c.key_id, table.c.number]
             source = table.outerjoin(key, key.c.key_id == table.c.key_id)
             columns += [key.c.path, key.c.environment]
+        if self._has_values:
             value = sa.func.substr(table.c.sealed, _SECOND, _FOUR)
             under_another |= value != sa.bindparam("number_again")
         self._order = [columns.index(each) for each in order]
@@ -98,24 +106,29 @@ class RowRewrapper:
     ) -> Batch | None:
         """Up to ``limit`` rows after ``after`` that name another key; None if there are none."""
         text, given = (self._first, ()) if after is None else (self._next, after)
-        rows = connection.exec_driver_sql(f"{text} LIMIT {limit:d}", (*given, *self._numbers()))
         updates, left, rewrapped, size, row = [], [], 0, 0, None
-        for row in rows:
-            try:
-                update = self._brought_over(row)
-            except _UNREADABLE:
-                update = None
-            if update is None:
-                left.append(self._named(row))
-                continue
-            updates.append(update)
-            if self._has_values:
-                wrapped, _, _, _, sealed = update
-                rewrapped += wrapped != sealed
-                size += len(sealed or b"")
-            if size > _BATCH_BYTES:
-                rows.close()
-                break
+        with snapshot(connection):  # in which PostgreSQL too hands out rows as they are asked for
+            rows = connection.exec_driver_sql(
+                f"{text} LIMIT {limit:d}",
+                (*given, *self._numbers()),
+                execution_options={"stream_results": True, "max_row_buffer": _FETCH},
+            )
+            for row in rows:
+                try:
+                    update = self._brought_over(row)
+                except _UNREADABLE:
+                    update = None
+                if update is None:
+                    left.append(self._named(row))
+                    continue
+                updates.append(update)
+                if self._has_values:
+                    wrapped, _, _, _, sealed = update
+                    rewrapped += wrapped != sealed
+                    size += len(sealed or b"")
+                if size > _BATCH_BYTES:
+                    break
+            rows.close()
         if row is None:
             return None
         return Batch(updates, rewrapped, left, tuple(row[at] for at in self._order))
@@ -139,7 +152,7 @@ class RowRewrapper:
         sealed = version["sealed"]
         wrapped = sealed
         if sealed is not None and sealed_number(sealed) != ring.newest:
-            path, environment = row[self._width :]
+            path, environment = self._address(row, version)
             if path is None:  # its key is gone
                 return None
             binding = Binding(ring.store_id, path, environment, version["version_id"])
@@ -147,7 +160,7 @@ class RowRewrapper:
                 wrapped = ring.rewrap(sealed, binding)
             except DamagedSealError:
                 return None
-        return wrapped, fresh, version["version_id"], mac, sealed
+        return wrapped, fresh, fields[shape.identity], mac, sealed
 
     def _updating(self, table: sa.Table) -> sa.Update:
         """The parameters stand in the order of the text: what is set, then what is asked for."""
@@ -164,10 +177,17 @@ class RowRewrapper:
             )
         return update.where(*unchanged).values(mac=sa.bindparam("new_mac"))
 
+    def _address(self, row: Sequence[Any], named: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The key path and environment under which what is in ``row`` was sealed."""
+        if self._is_joined:
+            path, environment = row[self._width :]
+            return path, environment
+        return named["path"], named["environment"]
+
     def _named(self, row: Sequence[Any]) -> str:
         """As an alarm and `doctor` name it; a version's key beside it."""
         named = f"{self._shape.name} {row[self._shape.identity]}"
-        path, environment = row[self._width :] if self._has_values else _NO_ADDRESS
+        path, environment = row[self._width :] if self._is_joined else _NO_ADDRESS
         return f"{named} ({path}.{environment})" if path else named
 
     def _numbers(self) -> tuple[bytes, ...]:

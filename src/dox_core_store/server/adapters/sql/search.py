@@ -20,7 +20,8 @@ import sqlalchemy as sa
 
 from dox_core_store.errors import InvalidRequestError
 from dox_core_store.server.adapters.sql.block_times import BlockTimes
-from dox_core_store.server.adapters.sql.driver import Driver
+from dox_core_store.server.adapters.sql.block_walk import next_blocks
+from dox_core_store.server.adapters.sql.driver import Driver, worded
 from dox_core_store.server.adapters.sql.posting_lists import PostingList, in_common
 from dox_core_store.server.adapters.sql.postings import CHUNK_BLOCKS, LATE
 from dox_core_store.server.adapters.sql.search_match import (
@@ -47,8 +48,9 @@ _MOST_TERMS = 4_000
 walking all blocks finds them."""
 
 _SELECT = "SELECT block_id, stream, prev, head, body FROM ledger_block"
+_HOLDS = {"sqlite": " AND instr(body, ?)", "postgresql": " AND position(? in body) > 0"}
 _CURSOR = re.compile(r"([0-9]{1,18})\.([0-9]{1,9})", re.ASCII)
-"""Block and place; both fit SQLite's 64-bit integers."""
+"""Block and place; both fit integers of 64 bits."""
 
 
 class Block(NamedTuple):
@@ -83,6 +85,7 @@ class LedgerSearch:
         environments: frozenset[str],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._connection = connection
         self._driver = Driver(connection)
         self._times = BlockTimes(self._driver)
         self._environments = environments
@@ -115,8 +118,12 @@ class LedgerSearch:
     def export(self, after: int, blocks: int) -> tuple[list[StoredEntry], int]:
         """Every entry of the next ``blocks`` blocks after block ``after``, and the last one's
         id."""
-        rows = self._driver.rows(
-            f"{_SELECT} WHERE block_id > ? ORDER BY block_id LIMIT ?", (after, blocks)
+        text = worded(
+            self._driver.dialect,
+            f"{_SELECT} WHERE block_id > ? AND block_id <= ? ORDER BY block_id LIMIT ?",
+        )
+        rows = next_blocks(
+            self._connection, lambda top: self._driver.rows(text, (after, top, blocks)), after
         )
         found = [stored for row in rows for stored in decode_block(Block(*row))]
         return found, (rows[-1][0] if rows else after)
@@ -155,17 +162,20 @@ class LedgerSearch:
         # The database looks into the bodies: it needs no interpreter's lock for that, and each row
         # that it returns waits for one.
         holds = [needle.rough for needle in needles]
-        rows = self._driver.rows(
-            f"{_SELECT} WHERE block_id BETWEEN ? AND ?{' AND instr(body, ?)' * len(holds)}"
-            " ORDER BY block_id DESC",
-            (*part, *holds),
+        dialect = self._driver.dialect
+        text = (
+            f"{_SELECT} WHERE block_id BETWEEN ? AND ?{_HOLDS[dialect.name] * len(holds)}"
+            " ORDER BY block_id DESC"
         )
+        rows = self._driver.rows(worded(dialect, text), (*part, *holds))
         for row in rows:
             yield Block(*row)
 
     def _lists(self, wanted: LedgerFilter, high: int) -> list[PostingList]:
         """Per filter that has an index, where to look; of a prefix only if it is narrow."""
         terms: list[tuple[str, list[str]]] = []
+        if self._times.process is not None:
+            terms.append(("p", [self._times.process]))
         if wanted.token_id is not None:
             terms.append(("t", [wanted.token_id]))
         if wanted.ip_address is not None:

@@ -18,6 +18,9 @@ import sqlalchemy as sa
 
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody_event import read_event
+from dox_core_store.server.adapters.sql.driver import worded
+from dox_core_store.server.adapters.sql.horizon import settled_top
+from dox_core_store.server.adapters.sql.records import once
 from dox_core_store.server.domain.ledger import Action, Status, link, parse_canonical
 from dox_core_store.server.domain.shipping import Batch, Place, Shipped, ShippingError, is_shipped
 from dox_core_store.server.ports import StoredEntry, Work
@@ -34,16 +37,31 @@ _MICROSECONDS = 1_000_000
 _CHECKPOINT = f'"{Action.CHECKPOINT}","{Status.GRANTED}"'.encode()
 """As a canonical line has it, action and status side by side: no text can have these quotes."""
 
-_NEXT = (
-    "SELECT block_id, stream, prev, head, body, first_at FROM ledger_block"
-    " WHERE block_id > ? AND block_id <= ?"
-    " AND ((stream >= 'changes' AND stream < 'changes.') OR instr(body, ?) > 0) ORDER BY block_id"
-)
-_FIRST = (
-    "SELECT first_at FROM ledger_block WHERE block_id > ?"
-    " AND ((stream >= 'changes' AND stream < 'changes.') OR instr(body, ?) > 0)"
-    " ORDER BY block_id LIMIT 1"
-)
+_SHIPPED = {
+    name: f"((stream >= 'changes' AND stream < 'changes.') OR {holds})"
+    for name, holds in (
+        ("sqlite", "instr(body, ?) > 0"),
+        ("postgresql", "position(? in body) > 0"),
+    )
+}
+
+
+@once
+def _next(dialect: type[sa.Dialect]) -> str:
+    return worded(
+        dialect,
+        "SELECT block_id, stream, prev, head, body, first_at FROM ledger_block"  # noqa: S608 - ours
+        f" WHERE block_id > ? AND block_id <= ? AND {_SHIPPED[dialect.name]} ORDER BY block_id",
+    )
+
+
+@once
+def _first(dialect: type[sa.Dialect]) -> str:
+    return worded(
+        dialect,
+        f"SELECT first_at FROM ledger_block WHERE block_id > ? AND {_SHIPPED[dialect.name]}"  # noqa: S608
+        " ORDER BY block_id LIMIT 1",
+    )
 
 
 class ShippedUpTo(NamedTuple):
@@ -94,12 +112,12 @@ class SqlShippingSource:
             raise ShippingError(f"the ledger cannot be read ({error.orig})") from error
 
     def _after(self, connection: sa.Connection, place: Place) -> Batch:
-        top = _top(connection)  # first: whatever is at or below it is committed
+        top = settled_top(connection)  # first: whatever is at or below it is committed
         reached = max(min(place.block_id + _RANGE_BLOCKS, top), place.block_id)
         entries: list[Shipped] = []
         oldest, size = 0.0, 0
         rows = connection.exec_driver_sql(
-            _NEXT,
+            _next(type(connection.dialect)),
             (place.block_id, reached, _CHECKPOINT),
         )
         for row in rows:
@@ -140,9 +158,9 @@ def shipped_up_to(connection: sa.Connection) -> list[ShippedUpTo]:
     """Every destination that anything was ever shipped to, by name."""
     cursor = tables.ledger_cursor.c
     query = sa.select(cursor.name, cursor.block_id).where(cursor.name.startswith(CURSOR_PREFIX))
-    found = []
+    found, text = [], _first(type(connection.dialect))
     for name, block_id in connection.execute(query.order_by(cursor.name)).all():
-        at = connection.exec_driver_sql(_FIRST, (block_id, _CHECKPOINT)).scalar()
+        at = connection.exec_driver_sql(text, (block_id, _CHECKPOINT)).scalar()
         oldest = None if at is None else int(at) / _MICROSECONDS
         found.append(ShippedUpTo(name.removeprefix(CURSOR_PREFIX), block_id, oldest))
     return found

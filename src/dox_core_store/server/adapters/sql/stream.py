@@ -8,9 +8,8 @@ second of traffic a CHECKPOINT enters: an Ed25519 signature over the heads of al
 from __future__ import annotations
 
 import base64
-import contextlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.transacting import writing
 from dox_core_store.server.adapters.sql.transaction import timestamp
 from dox_core_store.server.domain.ledger import (
     Action,
@@ -37,6 +37,10 @@ CHECKPOINT_INTERVAL_SECONDS = 1.0
 Insert = Callable[[tuple[Any, ...]], tuple[int, int]]
 """Commits one row of ``ledger_block`` (stream, first and last seq, time, prev, head, body),
 and returns its id and the head of the change feed at that commit."""
+
+
+def _is_alone() -> None:
+    """One process writes a file at a time."""
 
 
 class LedgerStream:
@@ -71,13 +75,19 @@ class LedgerStream:
     def name(self) -> str:
         return self._chain.stream
 
-    def open(self, connection: sa.Connection, reason: str | None = None) -> None:
+    def open(
+        self,
+        connection: sa.Connection,
+        reason: str | None = None,
+        *,
+        live: Collection[str] = (),
+        alone: Callable[[], None] = _is_alone,
+    ) -> None:
         """Close what dead processes left open, then open ours, in one transaction. ``reason``
-        enters the OPEN entry."""
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        try:
-            for chain in self._orphans(connection):
-                self._close(connection, chain, "the process ended without closing it")
+        enters the OPEN entry. ``live`` are the streams of processes that run; ``alone`` is called
+        before any is closed, and returns when nobody is adding to it."""
+        with writing(connection):
+            self.close_orphans(connection, live, alone)
             connection.execute(
                 sa.insert(tables.ledger_stream).values(
                     stream=self.name, opened_at=self._clock.now(), last_seq=0, head=self._chain.head
@@ -85,12 +95,7 @@ class LedgerStream:
             )
             opening = [self._entry(Action.OPEN, reason)]
             chain = self._write(connection, self._chain, opening)
-            connection.exec_driver_sql("COMMIT")
-            self._chain = chain
-        except BaseException:
-            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-                connection.exec_driver_sql("ROLLBACK")
-            raise
+        self._chain = chain
 
     def append(
         self, connection: sa.Connection, entries: Sequence[Entry], insert: Insert
@@ -122,26 +127,42 @@ class LedgerStream:
 
     def close(self, connection: sa.Connection) -> None:
         """Close our stream, with a last checkpoint."""
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        try:
+        with writing(connection):
             checkpoint = self._checkpoint(connection, self._chain)
             self._chain = self._write(connection, self._chain, [checkpoint])
             self._close(connection, self._chain, None)
-            connection.exec_driver_sql("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-                connection.exec_driver_sql("ROLLBACK")
-            raise
 
-    def _orphans(self, connection: sa.Connection) -> list[Chain]:
-        """Open streams of processes that are gone: with one server at a time, all but `changes`."""
+    def close_orphans(
+        self, connection: sa.Connection, live: Collection[str], alone: Callable[[], None]
+    ) -> int:
+        """Close the streams of processes that are gone, in the caller's transaction: how many."""
+        orphans = self._orphans(connection, live)
+        if orphans:
+            alone()
+            orphans = self._orphans(connection, live)  # as they are now
+        for chain in orphans:
+            self._close(connection, chain, "the process ended without closing it")
+        return len(orphans)
+
+    def adopt(self, seq: int, head: bytes) -> None:
+        """The stream has come to ``seq`` after all: a commit of whose end nothing was heard."""
+        self._chain = Chain(self.name, head, seq)
+        self.unsigned = True
+
+    @property
+    def end(self) -> tuple[int, bytes]:
+        """Its last ``seq`` and hash."""
+        return self._chain.seq, self._chain.head
+
+    def _orphans(self, connection: sa.Connection, live: Collection[str]) -> list[Chain]:
+        """Open streams of processes that are gone; `changes` is nobody's."""
         stream, block = tables.ledger_stream, tables.ledger_block
         names = connection.execute(
             sa.select(stream.c.stream, stream.c.head).where(stream.c.closed_at.is_(None))
         ).all()
         chains = []
         for name, first in names:
-            if is_changes(name):
+            if is_changes(name) or name in live or name == self.name:
                 continue
             last = connection.execute(
                 sa.select(block.c.last_seq, block.c.head)

@@ -7,11 +7,11 @@ what. Times are integer microseconds since 1970 UTC.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
+from dox_core_store.server.adapters.sql.types import BIG_KEY, TEXT, Instant, Json
 from dox_core_store.server.domain.access import (
     GrantRecord,
     OperatorRecord,
@@ -30,15 +30,14 @@ from dox_core_store.server.domain.key import (
     VersionRecord,
 )
 from dox_core_store.server.domain.signing_key import SigningKeyRecord
+from dox_core_store.server.domain.vault_task import CopyRecord, HomeRecord, VaultTaskRecord
 
-__all__ = ["FEED", "READABLE_BY", "RECORDS", "SCHEMAS", "Instant", "metadata"]
+__all__ = ["FEED", "READABLE_BY", "RECORDS", "SCHEMAS", "Instant", "Json", "metadata"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-
-SCHEMAS = ("0001", "0002", "0003")
+SCHEMAS = ("0001", "0002", "0003", "0004")
 """Every Alembic revision that this release knows; it reads and writes the last one."""
 
-READABLE_BY = "0003:0001"
+READABLE_BY = "0004:0001"
 """The last revision, and the oldest one whose release may still work on it: migrations first add,
 and what nobody needs any more goes a release later."""
 
@@ -55,29 +54,9 @@ FEED = sa.text("stream >= 'changes' AND stream < 'changes.'")
 """What names a `changes` stream, in the words of its index: queries repeat them to be served by it.
 """
 
-_BIG_KEY = sa.BigInteger().with_variant(sa.Integer, "sqlite")  # SQLite's rowid wants INTEGER
-
-
-class Instant(sa.TypeDecorator[datetime]):
-    """An aware datetime, stored as microseconds since 1970."""
-
-    impl = sa.BigInteger
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Any) -> int | None:  # noqa: ARG002
-        return None if value is None else self.microseconds(value)
-
-    def process_result_value(self, value: int | None, dialect: Any) -> datetime | None:  # noqa: ARG002
-        return None if value is None else _EPOCH + timedelta(microseconds=value)
-
-    @staticmethod
-    def microseconds(value: datetime) -> int:
-        """``value`` as it is stored."""
-        return (value - _EPOCH) // timedelta(microseconds=1)
-
 
 def _text(name: str, **options: Any) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text, nullable=False, **options)
+    return sa.Column(name, TEXT, nullable=False, **options)
 
 
 def _number(name: str, **options: Any) -> sa.Column[Any]:
@@ -93,13 +72,13 @@ def _instant(name: str, *, nullable: bool = False) -> sa.Column[Any]:
 
 
 def _optional(name: str) -> sa.Column[Any]:
-    return sa.Column(name, sa.Text, nullable=True)
+    return sa.Column(name, TEXT, nullable=True)
 
 
 store = sa.Table(
     "store",
     metadata,
-    sa.Column("store_id", sa.Text, primary_key=True),
+    sa.Column("store_id", TEXT, primary_key=True),
     _instant("created_at"),
     _number("epoch"),
     _blob("root_check"),
@@ -112,7 +91,7 @@ store = sa.Table(
 seal_slot = sa.Table(
     "seal_slot",
     metadata,
-    sa.Column("slot_id", sa.Text, primary_key=True),
+    sa.Column("slot_id", TEXT, primary_key=True),
     _text("kind"),
     _text("parameters"),
     _blob("wrapped_root"),
@@ -130,19 +109,19 @@ seal_ring = sa.Table(
 environment = sa.Table(
     "environment",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", TEXT, primary_key=True),
     _instant("created_at"),
 )
 spelling = sa.Table(
     "spelling",
     metadata,
-    sa.Column("folded", sa.Text, primary_key=True),
+    sa.Column("folded", TEXT, primary_key=True),
     _text("spelled"),
 )
 key = sa.Table(
     "key",
     metadata,
-    sa.Column("key_id", _BIG_KEY, primary_key=True),
+    sa.Column("key_id", BIG_KEY, primary_key=True),
     _text("path"),
     _text("environment"),
     _optional("owner"),
@@ -166,8 +145,8 @@ key = sa.Table(
 version = sa.Table(
     "version",
     metadata,
-    sa.Column("version_id", sa.Text, primary_key=True),
-    sa.Column("key_id", _BIG_KEY, sa.ForeignKey("key.key_id"), nullable=False),
+    sa.Column("version_id", TEXT, primary_key=True),
+    sa.Column("key_id", BIG_KEY, sa.ForeignKey("key.key_id"), nullable=False),
     _number("number"),
     _text("state"),
     _instant("created_at"),
@@ -175,13 +154,53 @@ version = sa.Table(
     _instant("expires_at", nullable=True),
     sa.Column("rolled_back_from", sa.BigInteger, nullable=True),
     sa.Column("sealed", sa.LargeBinary, nullable=True),
+    # Whose place ``sealed`` holds; without one it holds the value.
+    _optional("vault"),
     _blob("mac"),
     sa.UniqueConstraint("key_id", "number"),
+)
+vault_task = sa.Table(
+    "vault_task",
+    metadata,
+    sa.Column("version_id", TEXT, primary_key=True),
+    _text("act"),
+    _text("path"),
+    _text("environment"),
+    _text("vault"),
+    sa.Column("sealed", sa.LargeBinary, nullable=True),
+    _instant("begun_at"),
+    _blob("mac"),
+)
+vault_home = sa.Table(
+    "vault_home",
+    metadata,
+    sa.Column("key_id", BIG_KEY, primary_key=True),
+    _text("vault"),
+    _text("path"),
+    _optional("field"),
+    _number("shared"),
+    _blob("mac"),
+    sa.Index("ix_vault_home_path", "path"),
+)
+version_copy = sa.Table(
+    "version_copy",
+    metadata,
+    sa.Column("copy_id", TEXT, primary_key=True),
+    _text("version_id"),
+    _text("vault"),
+    _text("path"),
+    _text("environment"),
+    sa.Column("sealed", sa.LargeBinary, nullable=True),
+    _text("act"),
+    _instant("begun_at", nullable=True),
+    _blob("mac"),
+    sa.Index("ix_version_copy_version_id", "version_id"),
+    sa.Index("ix_version_copy_act_copy_id", "act", "copy_id"),
 )
 key_import = sa.Table(
     "key_import",
     metadata,
-    sa.Column("import_id", sa.Text, primary_key=True),
+    sa.Column("import_id", TEXT, primary_key=True),
     _text("status"),
     _text("created_by"),
     _instant("created_at"),
@@ -196,7 +215,7 @@ key_import = sa.Table(
 tombstone = sa.Table(
     "tombstone",
     metadata,
-    sa.Column("version_id", sa.Text, primary_key=True),
+    sa.Column("version_id", TEXT, primary_key=True),
     _text("state"),
     _instant("buried_at"),
     _blob("mac"),
@@ -204,7 +223,7 @@ tombstone = sa.Table(
 key_upkeep = sa.Table(
     "key_upkeep",
     metadata,
-    sa.Column("key_id", _BIG_KEY, primary_key=True),
+    sa.Column("key_id", BIG_KEY, primary_key=True),
     sa.Column("keep_versions", sa.BigInteger, nullable=True),
     _instant("unverified_since", nullable=True),
     _blob("mac"),
@@ -212,7 +231,7 @@ key_upkeep = sa.Table(
 epoch = sa.Table(
     "epoch",
     metadata,
-    sa.Column("epoch", _BIG_KEY, primary_key=True),
+    sa.Column("epoch", BIG_KEY, primary_key=True),
     _text("cause"),
     _instant("began_at"),
     _instant("reviewed_at", nullable=True),
@@ -222,22 +241,22 @@ epoch = sa.Table(
 custody_event = sa.Table(
     "custody_event",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", TEXT, primary_key=True),
     _instant("happened_at"),
     _text("detail"),
 )
 key_read = sa.Table(
     "key_read",
     metadata,
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("environment", sa.Text, primary_key=True),
+    sa.Column("path", TEXT, primary_key=True),
+    sa.Column("environment", TEXT, primary_key=True),
     _instant("last_read_at"),
     sqlite_with_rowid=False,
 )
 key_limit = sa.Table(
     "key_limit",
     metadata,
-    sa.Column("key_id", _BIG_KEY, primary_key=True),
+    sa.Column("key_id", BIG_KEY, primary_key=True),
     _number("limit_count"),
     _number("limit_period_seconds"),
     _number("limit_burst"),
@@ -246,16 +265,16 @@ key_limit = sa.Table(
 service_call = sa.Table(
     "service_call",
     metadata,
-    sa.Column("path", sa.Text, primary_key=True),
-    sa.Column("environment", sa.Text, primary_key=True),
-    sa.Column("service", sa.Text, primary_key=True),
+    sa.Column("path", TEXT, primary_key=True),
+    sa.Column("environment", TEXT, primary_key=True),
+    sa.Column("service", TEXT, primary_key=True),
     _instant("last_called_at"),
     sqlite_with_rowid=False,
 )
 service = sa.Table(
     "service",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", TEXT, primary_key=True),
     _text("description"),
     _optional("environment"),
     _number("generation"),
@@ -265,13 +284,13 @@ service = sa.Table(
     _instant("decommissioned_at", nullable=True),
     _instant("created_at"),
     _text("grants_digest"),
-    sa.Column("requested", sa.JSON, nullable=False),
+    sa.Column("requested", Json, nullable=False),
     _blob("mac"),
 )
 access_grant = sa.Table(
     "access_grant",
     metadata,
-    sa.Column("grant_id", sa.Text, primary_key=True),
+    sa.Column("grant_id", TEXT, primary_key=True),
     _text("service"),
     _text("effect"),
     _text("pattern"),
@@ -284,8 +303,8 @@ access_grant = sa.Table(
 operator = sa.Table(
     "operator",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
-    sa.Column("roles", sa.JSON, nullable=False),
+    sa.Column("name", TEXT, primary_key=True),
+    sa.Column("roles", Json, nullable=False),
     _number("generation"),
     _instant("disabled_at", nullable=True),
     _instant("created_at"),
@@ -294,7 +313,7 @@ operator = sa.Table(
 token = sa.Table(
     "token",
     metadata,
-    sa.Column("token_id", sa.Text, primary_key=True),
+    sa.Column("token_id", TEXT, primary_key=True),
     _text("kind"),
     _text("name"),
     _optional("environment"),
@@ -308,22 +327,22 @@ token = sa.Table(
 token_binding = sa.Table(
     "token_binding",
     metadata,
-    sa.Column("token_id", sa.Text, primary_key=True),
-    sa.Column("addresses", sa.JSON, nullable=False),
+    sa.Column("token_id", TEXT, primary_key=True),
+    sa.Column("addresses", Json, nullable=False),
     _optional("key_thumbprint"),
     _blob("mac"),
 )
 token_use = sa.Table(
     "token_use",
     metadata,
-    sa.Column("token_id", sa.Text, primary_key=True),
+    sa.Column("token_id", TEXT, primary_key=True),
     _instant("last_used_at"),
     sqlite_with_rowid=False,
 )
 issuer = sa.Table(
     "issuer",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", TEXT, primary_key=True),
     _text("url"),
     _text("audience"),
     _instant("created_at"),
@@ -334,13 +353,13 @@ issuer = sa.Table(
 issuer_trust = sa.Table(
     "issuer_trust",
     metadata,
-    sa.Column("trust_id", sa.Text, primary_key=True),
+    sa.Column("trust_id", TEXT, primary_key=True),
     _text("issuer"),
     _text("kind"),
     _text("name"),
     _optional("environment"),
-    sa.Column("roles", sa.JSON, nullable=False),
-    sa.Column("claims", sa.JSON, nullable=False),
+    sa.Column("roles", Json, nullable=False),
+    sa.Column("claims", Json, nullable=False),
     _number("max_seconds"),
     _instant("created_at"),
     _text("created_by"),
@@ -349,7 +368,7 @@ issuer_trust = sa.Table(
 person = sa.Table(
     "person",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", TEXT, primary_key=True),
     _text("issuer"),
     _text("subject"),
     _instant("created_at"),
@@ -358,7 +377,7 @@ person = sa.Table(
 signing_key = sa.Table(
     "signing_key",
     metadata,
-    sa.Column("kid", sa.Text, primary_key=True),
+    sa.Column("kid", TEXT, primary_key=True),
     _text("public_jwk"),
     _instant("created_at"),
     _instant("retired_at", nullable=True),
@@ -368,7 +387,7 @@ signing_key = sa.Table(
 ledger_stream = sa.Table(
     "ledger_stream",
     metadata,
-    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("stream", TEXT, primary_key=True),
     _instant("opened_at"),
     _instant("closed_at", nullable=True),
     _number("last_seq"),
@@ -377,7 +396,7 @@ ledger_stream = sa.Table(
 ledger_block = sa.Table(
     "ledger_block",
     metadata,
-    sa.Column("block_id", _BIG_KEY, primary_key=True),
+    sa.Column("block_id", BIG_KEY, primary_key=True),
     _text("stream"),
     _number("first_seq"),
     _number("last_seq"),
@@ -407,8 +426,8 @@ ledger_block = sa.Table(
 ledger_posting = sa.Table(
     "ledger_posting",
     metadata,
-    sa.Column("kind", sa.Text, primary_key=True),
-    sa.Column("term", sa.Text, primary_key=True),
+    sa.Column("kind", TEXT, primary_key=True),
+    sa.Column("term", TEXT, primary_key=True),
     sa.Column("first_chunk", sa.BigInteger, primary_key=True),
     _text("chunks"),
     sqlite_with_rowid=False,
@@ -416,8 +435,45 @@ ledger_posting = sa.Table(
 ledger_cursor = sa.Table(
     "ledger_cursor",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", TEXT, primary_key=True),
     _number("block_id"),
+)
+
+node = sa.Table(
+    "node",
+    metadata,
+    sa.Column("node_id", TEXT, primary_key=True),
+    _text("name"),
+    _text("stream"),
+    _text("release"),
+    _instant("started_at"),
+    _instant("seen_at"),
+    _number("applied"),
+    # The newest sealing key that it has.
+    _number("ring"),
+)
+lease = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("name", TEXT, primary_key=True),
+    _text("holder"),
+    # Rises with every holder: what an earlier one still writes is refused by it.
+    _number("number"),
+    _instant("until"),
+)
+quota = sa.Table(
+    "quota",
+    metadata,
+    sa.Column("name", TEXT, primary_key=True),
+    # The theoretical arrival time of domain/limit.py, for all nodes together.
+    _number("arrival"),
+)
+proof_use = sa.Table(
+    "proof_use",
+    metadata,
+    sa.Column("proof", TEXT, primary_key=True),
+    _number("until"),
+    sa.Index("ix_proof_use_until", "until"),
 )
 
 RECORDS: dict[type, sa.Table] = {
@@ -437,4 +493,7 @@ RECORDS: dict[type, sa.Table] = {
     TrustRecord: issuer_trust,
     PersonRecord: person,
     SigningKeyRecord: signing_key,
+    VaultTaskRecord: vault_task,
+    HomeRecord: vault_home,
+    CopyRecord: version_copy,
 }

@@ -6,13 +6,13 @@ count as absent anyway.
 
 from __future__ import annotations
 
-import contextlib
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
 
 from dox_core_store.server.adapters.sql.custody_event import note_event, read_event
 from dox_core_store.server.adapters.sql.records import RecordReader
+from dox_core_store.server.adapters.sql.transacting import writing
 from dox_core_store.server.adapters.sql.transaction import SqlTransaction
 from dox_core_store.server.domain.key import State, TombstoneRecord, VersionRecord
 
@@ -26,8 +26,7 @@ def bury_the_dead(connection: sa.Connection, records: RecordReader) -> None:
     """Give every dead version its tombstone, in one transaction, unless that was done."""
     if _is_marked(connection):
         return
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    try:
+    with writing(connection):
         if not _is_marked(connection):
             # The wall clock, whatever the caller's says: nothing is decided by when it was done.
             now = datetime.now(UTC)
@@ -41,11 +40,6 @@ def bury_the_dead(connection: sa.Connection, records: RecordReader) -> None:
                         )
                     )
             mark_buried(connection, now)
-        connection.exec_driver_sql("COMMIT")
-    except BaseException:
-        with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-            connection.exec_driver_sql("ROLLBACK")
-        raise
 
 
 def mark_buried(connection: sa.Connection, now: datetime) -> None:

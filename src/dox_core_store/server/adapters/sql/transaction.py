@@ -18,12 +18,28 @@ from dox_core_store.errors import ConflictError
 from dox_core_store.key_path import fold, prefixes
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.custody_event import note_event
-from dox_core_store.server.adapters.sql.driver import Driver
+from dox_core_store.server.adapters.sql.driver import Driver, worded
 from dox_core_store.server.adapters.sql.records import RecordReader
+from dox_core_store.server.adapters.sql.transacting import APPENDING
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.ledger import Chain, Entry, Status
 
-__all__ = ["RecordReader", "SqlTransaction", "timestamp"]
+__all__ = ["CHANNEL", "RecordReader", "SqlTransaction", "timestamp"]
+
+CHANNEL = "doxstore_changes"
+"""Where PostgreSQL tells who listens, at a commit, how far the change feed has come."""
+
+_INSERT = (
+    "INSERT INTO ledger_block (stream, first_seq, last_seq, first_at, prev, head, body)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING block_id"
+)
+_MOVE = "UPDATE ledger_stream SET last_seq = ?, head = ? WHERE stream = ? RETURNING last_seq"
+# The lock first: it is shared until the commit (`horizon`). Then all of it goes in one statement.
+_SHARE = f"SELECT pg_advisory_xact_lock_shared({APPENDING})"
+_ENTER = (
+    f"WITH block AS ({_INSERT}), moved AS ({_MOVE})"  # noqa: S608 - ours
+    f" SELECT block_id, pg_notify('{CHANNEL}', moved.last_seq::text) FROM block, moved"
+)
 
 Record = TypeVar("Record")
 
@@ -186,26 +202,21 @@ class SqlTransaction:
         stream, name = tables.ledger_stream, self._reader.changes
         query = sa.select(stream.c.last_seq, stream.c.head).where(stream.c.stream == name)
         seq, head = self._connection.execute(query).one()
-        changes = Chain(name, head, seq)
-        body, after = changes.extend(self._entries)
-        inserted = self._connection.execute(
-            sa.insert(tables.ledger_block).values(
-                stream=name,
-                first_seq=seq + 1,
-                last_seq=after.seq,
-                first_at=tables.Instant.microseconds(self._now),
-                prev=head,
-                head=after.head,
-                body=body,
-            )
-        )
-        self._connection.execute(
-            sa.update(stream)
-            .where(stream.c.stream == name)
-            .values(last_seq=after.seq, head=after.head)
-        )
-        (block_id,) = inserted.inserted_primary_key or (0,)
-        return block_id, self._entries
+        body, after = Chain(name, head, seq).extend(self._entries)
+        at = tables.Instant.microseconds(self._now)
+        block = (name, seq + 1, after.seq, at, head, after.head, body)
+        return self._enter(block, (after.seq, after.head, name)), self._entries
+
+    def _enter(self, block: Sequence[Any], end: Sequence[Any]) -> int:
+        """Add ``block``, and say where its stream ends now; the block's id."""
+        run, dialect = self._driver.rows, self._driver.dialect
+        if dialect.name == "sqlite":
+            ((block_id,),) = run(_INSERT, block)
+            run(_MOVE, end)
+        else:
+            run(_SHARE, ())
+            ((block_id, _),) = run(worded(dialect, _ENTER), (*block, *end))
+        return int(block_id)
 
 
 def _as_asked(records: list[Record], where: Mapping[str, Any]) -> list[Record]:

@@ -97,7 +97,7 @@ def _end(dialect: type[sa.Dialect]) -> str:
         .where(call.path >= _given(), call.path < _given())
         .order_by(call.path, call.environment, call.service)
     )
-    return f"{compiled(dialect, query)} LIMIT 1 OFFSET {compiled(dialect, _given())}"
+    return f"{compiled(dialect, query)} LIMIT 1 OFFSET {compiled(dialect, _number())}"
 
 
 @once
@@ -110,7 +110,7 @@ def _calls(dialect: type[sa.Dialect]) -> str:
             call.path < _given(),
             call.environment == _given(),
             call.service == _given(),
-            call.last_called_at >= _given(),
+            call.last_called_at >= _number(),
         )
         .order_by(call.path)
     )
@@ -127,7 +127,7 @@ def _callers(dialect: type[sa.Dialect]) -> str:
             call.path >= _given(),
             call.path < _given(),
             call.environment == _given(),
-            call.last_called_at >= _given(),
+            call.last_called_at >= _number(),
         ),
     )
 
@@ -141,3 +141,8 @@ def _last_calls(dialect: type[sa.Dialect]) -> str:
 
 def _given() -> sa.BindParameter[Any]:
     return sa.bindparam(None, type_=sa.Text, unique=True)
+
+
+def _number() -> sa.BindParameter[Any]:
+    """A number, or a time as the driver has it."""
+    return sa.bindparam(None, type_=sa.BigInteger(), unique=True)

@@ -5,31 +5,35 @@ Two kinds of work reach it, in order of arrival: mutations (a transaction each) 
 A ledger commit is one SQL statement, so the interpreter lock is given up for all of SQLite's work
 and the sync, and that statement also returns the head of the change feed: the commit is the lease.
 
-`SqliteLedger` is the half on the event loop; this module is the half in the thread.
+`SqlLedger` is the half on the event loop; this module is the half in the thread.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sqlite3
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Any
 
 import sqlalchemy as sa
 
 from dox_core_store.errors import DoxStoreError, StoreUnavailableError
+from dox_core_store.server.adapters.sql.faults import unavailable
+from dox_core_store.server.adapters.sql.ledger import HandedOver, Outcome
 from dox_core_store.server.adapters.sql.postings import Postings
 from dox_core_store.server.adapters.sql.stream import LedgerStream
+from dox_core_store.server.adapters.sql.transacting import writing
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
 from dox_core_store.server.adapters.sqlite.ballast import Disk
 from dox_core_store.server.adapters.sqlite.files import OpenFiles
 from dox_core_store.server.domain.ledger import Entry
-from dox_core_store.server.ports import Clock, Work
+from dox_core_store.server.ports import Clock, Committed, Work
 
-__all__ = ["HandedOver", "Outcome", "SqliteWriter", "unavailable"]
+__all__ = ["SqliteWriter"]
 
 _MAX_ENTRIES_PER_COMMIT = 2_000
 
@@ -41,34 +45,6 @@ _APPEND = (
 
 
 Done = Callable[[Any, BaseException | None], None]
-
-
-class HandedOver(Protocol):
-    """Entries on their way to the writer. ``ticket`` rises; ``future``: whether a value depends on
-    their commit. The writer reads, the ledger owns."""
-
-    @property
-    def ticket(self) -> int: ...
-
-    @property
-    def entries(self) -> Sequence[Entry]: ...
-
-    @property
-    def future(self) -> object | None: ...
-
-
-class Outcome(Protocol):
-    """Told on the writer's thread what became of every ticket up to ``ticket``."""
-
-    def __call__(self, ticket: int, feed_head: int, error: DoxStoreError | None) -> None: ...
-
-
-def unavailable(error: Exception) -> StoreUnavailableError:
-    """A database fault as ours; the database's message names no value."""
-    cause = getattr(error, "orig", error)
-    return StoreUnavailableError(
-        "ledger_unavailable", f"The store cannot be written: {cause}. Nothing was revealed."
-    )
 
 
 def _full() -> StoreUnavailableError:
@@ -221,7 +197,7 @@ class SqliteWriter:
         self._faulty = False
         self._disk.wrote()
         self._kept.clear()
-        self._outcome(ticket, feed_head, None)
+        self._outcome(ticket, Committed(feed_head, math.inf), None)
         self._postings.add(block_id, written, self._stream.written_at)
 
     def _microseconds(self) -> int:
@@ -232,7 +208,7 @@ class SqliteWriter:
         """What someone waits for is refused now; what nobody waits for is written later."""
         self._kept += [e for each in taken if each.future is None for e in each.entries]
         self._faulty = True
-        self._outcome(ticket, 0, error)
+        self._outcome(ticket, None, error)
 
     def _insert_block(self, row: tuple[Any, ...]) -> tuple[int, int]:
         """On the driver's own connection: this runs thousands of times a second, and SQLAlchemy's
@@ -270,9 +246,7 @@ class SqliteWriter:
 
     def _transaction(self, work: Work[Any]) -> tuple[Any, tuple[int, list[Entry]] | None]:
         """Run ``work`` in a transaction; its result, and the block that it added to the ledger."""
-        run = self._connection.exec_driver_sql
-        run("BEGIN IMMEDIATE")
-        try:
+        with writing(self._connection):
             transaction = SqlTransaction(
                 connection=self._connection, reader=self._records, now=self._clock.now()
             )
@@ -282,11 +256,6 @@ class SqliteWriter:
                 transaction.keep_up()
             result = work(transaction)
             recorded = transaction.finish()
-            run("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-                run("ROLLBACK")
-            raise
         return result, recorded
 
     def _settle(self, work: Callable[[sa.Connection], None], change: int, done: Done) -> None:
@@ -296,14 +265,10 @@ class SqliteWriter:
         if unsigned or self._files.are_lost() or self._disk.refuses():
             done(False, None)  # noqa: FBT003 - the result
             return
-        run = self._connection.exec_driver_sql
         try:
-            run("BEGIN IMMEDIATE")
-            work(self._connection)
-            run("COMMIT")
+            with writing(self._connection):
+                work(self._connection)
         except sa.exc.DBAPIError as error:
-            with contextlib.suppress(sa.exc.DBAPIError):  # SQLite may have rolled back itself
-                run("ROLLBACK")
             self._disk.note(error)
             done(None, unavailable(error))
         else:

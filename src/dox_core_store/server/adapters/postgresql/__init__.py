@@ -1,0 +1,1 @@
+"""A store in PostgreSQL, for as many nodes as there are."""
