@@ -288,7 +288,7 @@ def test_a_killed_node_costs_a_client_that_asks_another_nothing(cluster: Cluster
 def test_the_stream_of_a_killed_node_is_closed_by_another(
     cluster: Cluster, postgres: Postgres
 ) -> None:
-    query = "SELECT stream FROM node WHERE name = 'n1'"
+    query = "SELECT stream FROM node WHERE name = 'n1' ORDER BY started_at DESC LIMIT 1"
     ((stream,),) = postgres.run(cluster.database, query)
     cluster[1].kill()
     postgres.run(cluster.database, "UPDATE node SET seen_at = seen_at - 60000000 WHERE name = 'n1'")

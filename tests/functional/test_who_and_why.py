@@ -126,12 +126,12 @@ def test_who_changed_it_and_why_is_on_the_ledger_for_every_route(store: RunningS
         assert found, f"{change.name} leaves no reason on the ledger"
         assert {e["service_name"] for e in found} == {f"operator:{store.operator}"}
         assert all(e["request_id"] and e["ip_address"] and e["token_id"] for e in found)
-    elsewhere = {name for name in described(store) if name[1].startswith(ISSUERS)}
+    elsewhere = {name for name in described(store) if name[1].startswith(ELSEWHERE)}
     assert performed | UNREASONED.keys() >= described(store).keys() - elsewhere
 
 
-ISSUERS = ("/v1/issuers", "/v1/trusts")
-"""Performed, with their reasons, where issuers are tested."""
+ELSEWHERE = ("/v1/issuers", "/v1/trusts", "/v1/vaults")
+"""Performed, with their reasons, where issuers and vaults are tested."""
 
 
 @pytest.mark.parametrize("command", ["add", "token", "disable"])

@@ -108,12 +108,14 @@ class Home(NamedTuple):
 
 class About(NamedTuple):
     """What a vault is told of a version beside its value, so that its own tools can say what it
-    is."""
+    is. ``passed`` are higher numbers of the key that were current before it: a version that waited
+    may become current after newer ones, once the last of them was revoked."""
 
     number: int
     owner: str | None
     usage: str | None
     home: Home | None
+    passed: frozenset[int] = frozenset()
 
 
 class Held(NamedTuple):
@@ -187,7 +189,8 @@ class Vault(Protocol):
 
     def promote(self, binding: Binding, place: bytes, about: About) -> bytes:
         """Have the vault's own tools see the value at ``place`` as the key's current one; where it
-        lies from now on. Called in the order of numbers."""
+        lies from now on. Called in the order of numbers, but for those that ``about`` says have
+        passed: one that comes after another higher number changes nothing of what is seen."""
 
     def withdraw(self, binding: Binding, place: bytes) -> None:
         """It was revoked: the vault's own tools should not show it either, as far as it can."""

@@ -90,7 +90,7 @@ class MemoryVault:
                 raise error_for("vault_conflict", f"What lies at {path} is no store's.")
             if entry is None:
                 entry = self._made(path, managed=True)
-            if entry.number > about.number:
+            if entry.number > about.number and entry.number not in about.passed:
                 return place
             newest = entry.versions[-1] if entry.versions else None
             fields = dict(newest.fields or {}) if newest else {}

@@ -136,6 +136,22 @@ class VaultConformance(SharedVaultConformance):
         assert vault.open(first, late).value == b"one"
         assert vault.open(first, stored).value == b"one"
 
+    def test_an_older_version_is_shown_after_newer_ones_that_have_passed(
+        self, vault: Vault, tools: VaultTools
+    ) -> None:
+        first = self.binding()
+        stored = vault.store(first, b"one", about(1))
+        second = next_version(first)
+        place = vault.promote(second, vault.store(second, b"two", about(2)), about(2))
+        vault.withdraw(second, place)
+        late = vault.promote(first, stored, about(1)._replace(passed=frozenset({2})))
+        assert tools.shows(first) == b"one"
+        assert vault.open(first, late) == (b"one", False)
+        third = next_version(first)
+        place = vault.promote(third, vault.store(third, b"three", about(3)), about(3))
+        assert tools.shows(first) == b"three"
+        assert vault.open(third, place) == (b"three", False)
+
     def test_threads_that_promote_one_version_promote_it_once(
         self, vault: Vault, tools: VaultTools
     ) -> None:

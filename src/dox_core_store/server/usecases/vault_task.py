@@ -48,6 +48,10 @@ _AT_ONCE = 64
 _ON_THE_WAY = 8
 """Tasks that are carried out at a time; reads use the vault meanwhile."""
 
+_PASSED = (State.PREVIOUS, State.RETIRED, State.REVOKED, State.DESTROYED)
+_PASSED_AT_MOST = 100
+"""As many as a vault knows of a key."""
+
 _GONE = frozenset({"vault_value_missing", "value_damaged"})
 
 
@@ -222,6 +226,8 @@ class VaultTasks:
         if sealed is None and task.act is not VaultAct.ERASE:
             tx.remove(VaultTaskRecord, version_id=task.version_id)  # overtaken: nothing to tell
             return None
+        if task.act is VaultAct.PROMOTE and about is not None:
+            about = about._replace(passed=_passed(tx, key, number))
         if home is not None and home.shared:
             about = None  # other keys lie in the same entry
         return _Step(task, binding, sealed, about)
@@ -322,6 +328,16 @@ class VaultTasks:
                 "reason": f"{erasure} in {task.vault}",
             },
         )
+
+
+def _passed(tx: Transaction, key: KeyRecord | None, number: int) -> frozenset[int]:
+    """The last numbers above ``number``, the current one's, that were current before it."""
+    if key is None or key.last_number == number:
+        return frozenset()
+    found = tx.latest(
+        VersionRecord, "number", key_id=key.key_id, state=_PASSED, limit=_PASSED_AT_MOST
+    )
+    return frozenset(each.number for each in found if each.number > number)
 
 
 def _shown(task: VaultTaskRecord) -> str:

@@ -154,12 +154,19 @@ def parse(kind: type[Body], raw: bytes) -> Body:
     return body
 
 
+_SPELLED = frozenset(
+    {"environment", "key_path", "key_paths", "pattern", "required_keys", "service_name"}
+)
+"""What has a grammar of its own, which says better what is wrong with it."""
+
+
 def _has_nul(said: object) -> bool:
     """Whether a text in ``said`` holds what no database takes. Values are sealed, and may."""
     if isinstance(said, str):
         return "\0" in said
     if isinstance(said, msgspec.Struct):
-        return any(_has_nul(getattr(said, name)) for name in said.__struct_fields__)
+        names = (name for name in said.__struct_fields__ if name not in _SPELLED)
+        return any(_has_nul(getattr(said, name)) for name in names)
     if isinstance(said, dict):
         return any(_has_nul(key) or _has_nul(each) for key, each in said.items())
     return isinstance(said, list) and any(map(_has_nul, said))

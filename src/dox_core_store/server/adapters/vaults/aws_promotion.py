@@ -2,9 +2,9 @@
 
 It looks at the secret first and then does what is missing, so it may be done again from wherever it
 stopped: the version goes into the key's secret with a label of ours, then AWSCURRENT moves to it,
-then the copy that lay apart goes. A version whose number is below that of one which came before it
-gets its label only. Moving AWSCURRENT names the version that had it: where somebody was faster,
-AWS refuses, and it looks again.
+then the copy that lay apart goes. A version whose number is below that of one which came before it,
+and has not passed since, gets its label only. Moving AWSCURRENT names the version that had it:
+where somebody was faster, AWS refuses, and it looks again.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class AwsPromotion:
             if lies_there and not place.foreign and not secret.labels(version):
                 return place  # it made room for newer ones, or was erased
             secret = self._label(turn, binding, place, wanted, about, secret)
-            if max(secret.numbers) <= about.number and secret.current != version:
+            highest = max(secret.numbers.keys() - about.passed)
+            if highest <= about.number and secret.current != version:
                 turn.move(name, CURRENT, source=secret.current, target=version)
             self._describe(turn, binding, about, secret)
             if place.apart:

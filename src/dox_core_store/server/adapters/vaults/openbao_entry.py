@@ -69,10 +69,10 @@ class Claims:
     def managed(self) -> bool:
         return self._custom.get("managed_by") == MANAGED_BY
 
-    @property
-    def highest(self) -> int:
-        """The highest number of the store's that was ever claimed here; 0 if none."""
-        return max(self._by_number, default=0)
+    def highest(self, about: About) -> int:
+        """The highest number of the store's that was ever claimed here, but for those that
+        have passed; 0 if none."""
+        return max(self._by_number.keys() - about.passed, default=0)
 
     def belong_to(self, binding: Binding) -> bool:
         """Whether the entry is that of this key of this store."""

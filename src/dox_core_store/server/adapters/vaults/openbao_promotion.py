@@ -1,9 +1,10 @@
 """How a version becomes what `bao kv get` shows: claimed, written, and no longer pending.
 
 Each step may be the last before a crash, and all of it may be done again by any node. Done is what
-is claimed for the version id and has its value. A number below one that was claimed already is not
-written: it came late, and stays where it waits. What somebody else wrote to a key of the store is
-written over (the engine keeps it as an older version); what is no key of the store's is a conflict.
+is claimed for the version id and has its value. A number below one that was claimed already, and
+has not passed since, is not written: it came late, and stays where it waits. What somebody else
+wrote to a key of the store is written over (the engine keeps it as an older version); what is no
+key of the store's is a conflict.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class Promotion:
             done = claimed_place(self._engine, self._binding, self._target, place.digest, seen)
             if done is not None:
                 return self._settled(done)
-            if claims.highest > self._about.number:
+            if claims.highest(self._about) > self._about.number:
                 self._unclaim(claims)
                 return place
             if (written := self._written(seen, claims, place)) is not None:
@@ -69,7 +70,7 @@ class Promotion:
 
     def _taken_over(self, claims: Claims, place: Place) -> Place:
         """What lies there already, be it from somebody else, becomes the store's as it lies."""
-        if not claims.has(place.version) and claims.highest <= self._about.number:
+        if not claims.has(place.version) and claims.highest(self._about) <= self._about.number:
             value_at(self._engine, place)
             self._claim(claims, place.version)
         return self._settled(place)
