@@ -350,6 +350,24 @@ async def test_a_value_revoked_before_the_commit_does_not_leave(world: World) ->
 
 
 @in_a_world
+async def test_a_commit_that_is_heard_of_too_late_is_worth_nothing(world: World) -> None:
+    """Its head is that of its moment: what was revoked since, while this node was stopped, it does
+    not tell. So after a time it does not count."""
+    assert await world.read("a.b") == b"value"
+    before = world.ledger.head
+
+    def revoked_after_the_head_was_read() -> None:
+        world.changed("a.b", "value", State.REVOKED)
+        world.ledger.head = before
+        world.ledger.until = world.clock.monotonic() - 1
+
+    world.ledger.during_commit = revoked_after_the_head_was_read
+    assert isinstance(await refusal(world.read("a.b")), GoneError)
+    assert world.values.opened == 1
+    assert [status for status, _ in world.told] == ["GRANTED", "GRANTED", "ABORTED", "DENIED"]
+
+
+@in_a_world
 async def test_a_value_replaced_before_the_commit_is_the_new_one(world: World) -> None:
     world.ledger.during_commit = lambda: world.changed("a.b", "newer")
     assert await world.read("a.b") == b"newer"

@@ -33,7 +33,8 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        return self._connection is not None
+        """Whether `connection` returns the one that it returned before."""
+        return self._connection is not None and not self._connection.invalidated
 
     def connection(self) -> sa.Connection:
         """Raises `StoreUnavailableError` where it was tried a moment ago, else one of `FAULTS`."""
