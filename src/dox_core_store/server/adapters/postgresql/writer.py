@@ -132,10 +132,12 @@ class PostgresWriter:
             raise
         self._session.close()
 
-    def _transact(self, work: Work[Any], done: Done) -> None:
+    def _transact(self, work: Work[Any], done: Done, *, again: bool = True) -> None:
+        begun = False
         try:
             connection = self._session.connection()
             with writing(connection):
+                begun = True
                 transaction = SqlTransaction(
                     connection=connection, reader=self._records, now=self._clock.now()
                 )
@@ -146,7 +148,11 @@ class PostgresWriter:
                 recorded = transaction.finish()
         except FAULTS as error:
             self._failed()
-            done(None, unavailable(error))
+            # A connection that a restart of the server has cut is found out at its next use.
+            if again and not begun and not self._session.is_open:
+                self._transact(work, done, again=False)
+            else:
+                done(None, unavailable(error))
         except Exception as error:  # noqa: BLE001 - goes to whoever awaits the work
             done(None, error)
         else:
