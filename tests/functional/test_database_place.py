@@ -333,6 +333,26 @@ def test_a_password_is_read_at_each_connection(tmp_path: Path) -> None:
         assert "cannot be read" in refused("bad_setting", init(tmp_path, database, **environment))
 
 
+def test_a_pool_lends_no_connection_that_the_server_has_closed(
+    postgres: Postgres, database: str
+) -> None:
+    """Restarted, or another took over: what lay in the pool is found out without a question."""
+    engine = open_engine(DatabaseAddress(database), connections=3)
+
+    def pids() -> set[int]:
+        with contextlib.ExitStack() as stack:
+            lent = [stack.enter_context(engine.connect()) for _ in range(3)]
+            asked = "SELECT pg_backend_pid()"
+            return {each.exec_driver_sql(asked).scalar_one() for each in lent}
+
+    before = pids()
+    assert pids() == before
+    for pid in before:
+        postgres.run("postgres", f"SELECT pg_terminate_backend({pid}, 5000)")
+    assert pids().isdisjoint(before)
+    engine.dispose()
+
+
 # --- what the tests above need --------------------------------------------------------------------
 
 

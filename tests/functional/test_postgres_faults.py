@@ -95,6 +95,23 @@ def served_again(cluster: Cluster, token: str) -> bool:
         return False
 
 
+def test_a_long_answer_is_refused_before_it_begins_and_whole_once_the_database_is_back(
+    cluster: Cluster, own: Postgres
+) -> None:
+    cluster[0].put(KEY, "as-it-was")
+    token = cluster[0].issue("jules", f"{KEY}.production")
+    for node in cluster.nodes:
+        assert node.verified_export()
+    own.stop()
+    for node in cluster.nodes:
+        refused = node.request("GET", "/v1/ledger/export")
+        assert (refused.status, refused.json["code"]) == (503, "ledger_unavailable")
+    own.start()
+    until(lambda: served_again(cluster, token), "reads are answered again")
+    for node in cluster.nodes:
+        assert node.verified_export()
+
+
 @pytest.mark.parametrize("how", ["restarted", "killed"])
 def test_a_database_that_comes_back_loses_no_acknowledged_write_and_no_entry(
     cluster: Cluster, own: Postgres, how: str

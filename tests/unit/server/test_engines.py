@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from msgspec.structs import replace
 from tests.unit.server.engine_catalog import (
     CALLER,
@@ -19,10 +20,12 @@ from tests.unit.server.engine_catalog import (
 
 from dox_core_store.errors import ConflictError
 from dox_core_store.key_path import KeyAddress
+from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.sql import tables
 from dox_core_store.server.adapters.sql.epochs import begin_epoch, check_epoch
 from dox_core_store.server.adapters.sql.ledger_inspection import LedgerInspection
 from dox_core_store.server.adapters.sql.shipping import shipped_up_to
+from dox_core_store.server.adapters.sql.stream import LedgerStream, StreamLostError
 from dox_core_store.server.adapters.sql.transacting import writing
 from dox_core_store.server.adapters.sql.transaction import CHANNEL
 from dox_core_store.server.domain.access import TokenRecord
@@ -147,9 +150,19 @@ def test_a_new_epoch_goes_on_in_a_new_stream(catalog: Catalog) -> None:
             reason="restored",
         )  # fmt: skip
     assert epoch == 2
-    check_epoch(catalog.connection, 2)
+    assert check_epoch(catalog.connection) == 2
     heads = LedgerInspection(catalog.engine).heads()
     assert heads["changes-2"][0] == 1
+    late = LedgerStream(
+        store_id=STORE,
+        changes="changes",
+        actor="ada",
+        checkpoint_key=Ed25519PrivateKey.generate(),
+        clock=SystemClock(),
+    )
+    with pytest.raises(StreamLostError):  # its process had read the epoch before that
+        late.open(catalog.connection)
+    assert late.name not in LedgerInspection(catalog.engine).heads()
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -32,7 +32,8 @@ from dox_core_store.server.adapters.sql.custody import Unlock
 from dox_core_store.server.adapters.sql.ledger import SqlLedger
 from dox_core_store.server.adapters.sql.ledger_reader import SqlLedgerReader
 from dox_core_store.server.adapters.sql.store import OpenedStore, Start, open_store
-from dox_core_store.server.adapters.sql.stream import LedgerStream
+from dox_core_store.server.adapters.sql.stream import LedgerStream, StreamLostError
+from dox_core_store.server.bootstrap.backing import BeginAnewError
 from dox_core_store.server.domain.ledger import Entry
 from dox_core_store.server.settings import Settings
 
@@ -200,7 +201,10 @@ class Scaled:
         self._stops.append(leases.let_go)
         self._stops.append(self._note_end)
         accepted = "the clock was accepted as it is" if self._start.accept_clock else None
-        await asyncio.to_thread(appending.start, accepted)
+        try:
+            await asyncio.to_thread(appending.start, accepted)
+        except StreamLostError as error:
+            raise BeginAnewError(str(error)) from error
         self._stops.append(appending.stop)
         await asyncio.to_thread(writer.start)
         writer.beat()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import uvloop
 
+from dox_core_store.errors import DoxStoreError
 from dox_core_store.server.adapters.process import forbid_dumps
 from dox_core_store.server.bootstrap.backing import BeginAnewError
 from dox_core_store.server.bootstrap.node import Node, OnSealed
@@ -15,6 +17,13 @@ from dox_core_store.server.settings import Settings
 from dox_core_store.server.web.listener import listen, refuse_taken_port
 
 __all__ = ["run_node"]
+
+_PASSING = frozenset(
+    {"database_unreachable", "ledger_unavailable", "store_locked", "store_read_only"}
+)
+"""What a node that begins anew waits out; one that was only just started says so and ends."""
+
+_RETRY_SECONDS = 0.5
 
 
 def run_node(
@@ -43,12 +52,18 @@ def run_node(
 
 async def _serve(settings: Settings, make: Callable[[], Node]) -> None:
     refuse_taken_port(settings.host, settings.port)  # before the store is touched
+    again = False
     while True:
         try:
             await _serve_once(settings, make())
         except BeginAnewError:
-            continue
-        return
+            again = True
+        except DoxStoreError as error:
+            if not (again and error.code in _PASSING):
+                raise
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
 
 
 async def _serve_once(settings: Settings, node: Node) -> None:

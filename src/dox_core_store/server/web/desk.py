@@ -152,6 +152,11 @@ class Desk:
                 )
             call = Call(caller, path, query, body)
             reply = await route.handle(call)
+            pieces = (
+                await self._begun(reply.body, caller.request_id)
+                if isinstance(reply.body, AsyncIterator)
+                else None
+            )
             if route.is_read:
                 await self._ledger.commit([self._entry(route, call.path, caller, None)])
         except DoxStoreError as error:
@@ -163,10 +168,9 @@ class Desk:
             return await self._refused(route, path, caller, internal_error())
         status = reply.status or route.statuses[0]
         headers = [(b"cache-control", b"no-store"), (b"x-request-id", caller.request_id.encode())]
-        if isinstance(reply.body, AsyncIterator):
-            return Answered(
-                status, [(b"content-type", route.media_type.encode()), *headers], reply.body
-            )
+        if pieces is not None:
+            kind = (b"content-type", route.media_type.encode())
+            return Answered(status, [kind, *headers], pieces)
         if reply.body is None:
             return Answered(status, headers, b"")
         return Answered(
@@ -177,6 +181,22 @@ class Desk:
         """The answer for what no route owns."""
         problem = problem_document(error, self._store_id, self._request_ids())
         return Answered(problem.status, problem_headers(problem), problem_body(problem))
+
+    async def _begun(self, pieces: AsyncIterator[bytes], request_id: str) -> AsyncIterator[bytes]:
+        """``pieces``, the first of them at hand: what fails before it is refused as anything else.
+        What fails later can only cut the answer off, and is reported."""
+        first = await anext(pieces, b"")
+
+        async def all_of_them() -> AsyncIterator[bytes]:
+            yield first
+            try:
+                async for piece in pieces:
+                    yield piece
+            except Exception as error:
+                self._report(error, request_id)
+                raise
+
+        return all_of_them()
 
     async def _refused(
         self, route: Route, path: Mapping[str, str], caller: Caller, error: DoxStoreError

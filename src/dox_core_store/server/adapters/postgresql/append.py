@@ -20,9 +20,10 @@ from psycopg.pq import ExecStatus, Format
 
 from dox_core_store.server.adapters.postgresql.patience import execute_prepared
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.stream import StreamLostError
 from dox_core_store.server.domain.ledger import changes_stream
 
-__all__ = ["Appended", "BlockAppender", "StreamLostError"]
+__all__ = ["Appended", "BlockAppender"]
 
 _STATEMENT = b"append"
 _CALL = b"CALL doxstore_append($1, $2, $3, $4, $5, $6, $7, $8, NULL, NULL)"
@@ -33,11 +34,6 @@ _BINARY = [Format.BINARY] * len(_TYPES)
 _PATIENCE_SECONDS = 4.0
 
 _number = struct.Struct(">q")
-
-
-class StreamLostError(Exception):
-    """The ledger goes on without this node: its stream was closed, or the database is not the one
-    that it was. The node has to begin anew."""
 
 
 class Appended(NamedTuple):

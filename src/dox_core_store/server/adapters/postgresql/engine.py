@@ -8,12 +8,14 @@ PostgreSQL's: a commit returns after its log is synced. It is read back, not ass
 
 Nothing waits for ever. A lock is waited for some seconds; a transaction whose process does not go
 on is ended by the server, so a node that was stopped in the middle of one holds up nobody for long;
-a connection that was cut silently is found out by the kernel.
+a connection that was cut silently is found out by the kernel, and one that the server closed while
+nobody used it before it is lent out.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import select
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +169,7 @@ def open_engine(
             "pool_recycle": 3600,
             "pool_use_lifo": True,
         }
-    return sa.create_engine(
+    engine = sa.create_engine(
         "postgresql+psycopg://",
         isolation_level="AUTOCOMMIT",
         creator=lambda: address.connect(
@@ -176,6 +178,9 @@ def open_engine(
         hide_parameters=True,
         **pool,
     )
+    if connections:
+        sa.event.listen(engine, "checkout", _refuse_cut)
+    return engine
 
 
 def check_writable(connection: sa.Connection) -> None:
@@ -210,6 +215,18 @@ def soundness(connection: sa.Connection) -> Soundness:
         pages=f"PostgreSQL {said['server_version']}, {said['server_encoding']}, with{checked}"
         " checksums of its pages",
     )
+
+
+def _refuse_cut(connection: Any, _record: object, _proxy: object) -> None:
+    """Have the pool begin anew where the server closed a connection that nobody used: it was
+    restarted, or another took over. Reads what has arrived, and asks for nothing."""
+    arrived = select.poll()
+    arrived.register(connection.pgconn.socket, select.POLLIN)
+    try:
+        while arrived.poll(0):
+            connection.pgconn.consume_input()
+    except (psycopg.Error, OSError) as error:
+        raise sa.exc.InvalidatePoolError("The server closed the connection.") from error
 
 
 def _said(connection: sa.Connection) -> dict[str, str]:

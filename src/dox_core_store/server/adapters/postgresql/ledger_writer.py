@@ -20,12 +20,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from dox_core_store.errors import DoxStoreError, StoreUnavailableError
-from dox_core_store.server.adapters.postgresql.append import BlockAppender, StreamLostError
+from dox_core_store.server.adapters.postgresql.append import BlockAppender
 from dox_core_store.server.adapters.postgresql.nodes import NodeRegister
 from dox_core_store.server.adapters.postgresql.session import FAULTS, Session
 from dox_core_store.server.adapters.sql.faults import unavailable
 from dox_core_store.server.adapters.sql.ledger import HandedOver, Outcome
-from dox_core_store.server.adapters.sql.stream import LedgerStream
+from dox_core_store.server.adapters.sql.stream import LedgerStream, StreamLostError
 from dox_core_store.server.adapters.sql.transaction import timestamp
 from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_canonical
 from dox_core_store.server.ports import Clock, Committed
@@ -80,7 +80,7 @@ class LedgerWriter:
         self._thread = threading.Thread(target=self._run, name="store-ledger", daemon=True)
 
     def start(self, reason: str | None = None) -> None:
-        """Raises `DoxStoreError`."""
+        """Raises `DoxStoreError`, and `StreamLostError`."""
         try:
             connection = self._session.connection()
             self._register.enter(connection, self._stream, reason)

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from dox_core_store.errors import ConfigurationError
 from dox_core_store.server.adapters.sql import tables
+from dox_core_store.server.adapters.sql.transacting import snapshot
 from dox_core_store.server.adapters.sql.transaction import RecordReader, SqlTransaction
 from dox_core_store.server.domain.access import Caller
 from dox_core_store.server.domain.envelope import Ring
@@ -87,19 +88,23 @@ def begin_epoch(
     return int(epoch)
 
 
-def check_epoch(connection: sa.Connection, epoch: int) -> None:
-    """Raise `ConfigurationError` ``store_damaged`` if a later epoch than ``epoch`` has left traces:
-    the store's own row carries no MAC, and set back it would pass a review that nobody made."""
+def check_epoch(connection: sa.Connection) -> int:
+    """The store's epoch. Raises `ConfigurationError` ``store_damaged`` if a later one has left
+    traces: the store's own row carries no MAC, and set back it would pass a review that nobody
+    made."""
     stream = tables.ledger_stream.c.stream
-    names = connection.execute(
-        sa.select(stream).where(stream > f"{CHANGES}-", stream < f"{CHANGES}.")
-    )
-    begun = [int(name.partition("-")[2]) for name in names.scalars() if is_changes(name)]
-    recorded = connection.execute(sa.select(sa.func.max(tables.epoch.c.epoch))).scalar() or 1
+    with snapshot(connection):  # another node may be beginning one
+        epoch: int = connection.execute(sa.select(tables.store.c.epoch)).scalar_one()
+        names = connection.execute(
+            sa.select(stream).where(stream > f"{CHANGES}-", stream < f"{CHANGES}.")
+        )
+        begun = [int(name.partition("-")[2]) for name in names.scalars() if is_changes(name)]
+        recorded = connection.execute(sa.select(sa.func.max(tables.epoch.c.epoch))).scalar() or 1
     if max(recorded, *begun, 1) > epoch:
         raise ConfigurationError(
             "store_damaged", f"The store says that it is in epoch {epoch}, and was in a later one."
         )
+    return epoch
 
 
 def _close_streams(connection: sa.Connection, now: datetime) -> None:

@@ -232,8 +232,7 @@ def open_store(
         with engine.connect() as connection:
             place.check_writable(connection)
             upgrade(connection)
-            check_epoch(connection, opened.epoch)
-            epoch = opened.epoch
+            epoch = check_epoch(connection)
             if start is not None:
                 epoch = (
                     history.go_on(

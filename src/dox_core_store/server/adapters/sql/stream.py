@@ -30,7 +30,7 @@ from dox_core_store.server.domain.ledger import (
 )
 from dox_core_store.server.ports import Clock
 
-__all__ = ["CHECKPOINT_INTERVAL_SECONDS", "LedgerStream"]
+__all__ = ["CHECKPOINT_INTERVAL_SECONDS", "LedgerStream", "StreamLostError"]
 
 CHECKPOINT_INTERVAL_SECONDS = 1.0
 
@@ -41,6 +41,11 @@ and returns its id and the head of the change feed at that commit."""
 
 def _is_alone() -> None:
     """One process writes a file at a time."""
+
+
+class StreamLostError(Exception):
+    """The ledger goes on without this process: its stream was closed, or the database is not the
+    one that it was. The node has to begin anew."""
 
 
 class LedgerStream:
@@ -85,8 +90,14 @@ class LedgerStream:
     ) -> None:
         """Close what dead processes left open, then open ours, in one transaction. ``reason``
         enters the OPEN entry. ``live`` are the streams of processes that run; ``alone`` is called
-        before any is closed, and returns when nobody is adding to it."""
+        before any is closed, and returns when nobody is adding to it.
+
+        Raises `StreamLostError` if another began an epoch since ``changes`` was read."""
         with writing(connection):
+            changes = tables.ledger_stream.c
+            closed = sa.select(changes.closed_at).where(changes.stream == self.changes)
+            if connection.execute(closed).scalar_one() is not None:
+                raise StreamLostError("an epoch was begun elsewhere")
             self.close_orphans(connection, live, alone)
             connection.execute(
                 sa.insert(tables.ledger_stream).values(
