@@ -153,10 +153,10 @@ class TransitHolder:
         if self._ca_file and not Path(self._ca_file).is_file():
             raise ConfigurationError("bad_setting", f"There is no CA file {self._ca_file}.")
         session.trust_env = False  # neither a proxy nor another CA because of a variable
+        session.verify = self._ca_file or True  # a session's own wins over what hvac is given
         return make(
             url=self._address,
             token=self._token(),
-            verify=self._ca_file or True,
             timeout=_TIMEOUT_SECONDS,
             allow_redirects=False,
             session=session,
