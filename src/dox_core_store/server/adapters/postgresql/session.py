@@ -24,10 +24,11 @@ _RETRY_SECONDS = 0.2
 
 
 class Session:
-    """See the module."""
+    """See the module. One that failed is tried again after ``retry_seconds``."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, engine: sa.Engine, *, retry_seconds: float = _RETRY_SECONDS) -> None:
         self._engine = engine
+        self._retry_seconds = retry_seconds
         self._connection: sa.Connection | None = None
         self._tried_at = float("-inf")
 
@@ -41,7 +42,7 @@ class Session:
         if self._connection is not None and self._connection.invalidated:
             self.close()
         if self._connection is None:
-            if time.monotonic() < self._tried_at + _RETRY_SECONDS:
+            if time.monotonic() < self._tried_at + self._retry_seconds:
                 raise StoreUnavailableError("ledger_unavailable", "The database does not answer.")
             self._tried_at = time.monotonic()
             self._connection = self._engine.connect()

@@ -12,7 +12,6 @@ met by the first who ask after it. What it did of the statement before is not kn
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -20,6 +19,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import sqlalchemy as sa
 
 from dox_core_store.errors import DoxStoreError, StoreUnavailableError
+from dox_core_store.server.adapters.postgresql.session import Session
 from dox_core_store.server.adapters.sql.driver import Driver
 from dox_core_store.server.adapters.sql.faults import unavailable
 
@@ -61,12 +61,11 @@ class Together(Generic[Question, Answer]):
         seconds: float,
         name: str,
     ) -> None:
-        self._engine = engine
+        self._session = Session(engine, retry_seconds=0.0)  # one statement waits for all who ask
         self._answers = answers
         self._tidy = tidy
         self._seconds = seconds
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._connection: sa.Connection | None = None
         self._waiting: list[_Waiting[Question, Answer]] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -88,7 +87,7 @@ class Together(Generic[Question, Answer]):
         """Let go of the connection, once the statement under way has ended: nobody waits for that.
         Whoever still waits for an answer is refused when their time is over."""
         self._waiting.clear()
-        self._thread.submit(self._disconnect)
+        self._thread.submit(self._session.close)
         self._thread.shutdown(wait=False)
 
     async def _work(self) -> None:
@@ -106,36 +105,27 @@ class Together(Generic[Question, Answer]):
         self, loop: asyncio.AbstractEventLoop, taken: Sequence[_Waiting[Question, Answer]]
     ) -> None:
         """In the thread: one statement, its answers, and then what is to be tidied up."""
-        asked, was_connected = [each.asked for each in taken], self._connection is not None
+        asked, was_open = [each.asked for each in taken], self._session.is_open
         try:
             try:
                 answers = self._answers(self._driver(), asked, again=False)
             except sa.exc.OperationalError:
-                if not was_connected:
+                if not was_open:
                     raise
-                self._disconnect()
+                self._session.close()
                 answers = self._answers(self._driver(), asked, again=True)
         except (sa.exc.SQLAlchemyError, DoxStoreError) as error:
-            self._disconnect()
+            self._session.close()  # it may be in any state
             loop.call_soon_threadsafe(_refuse, taken, unavailable(error))
             return
         loop.call_soon_threadsafe(_tell, taken, answers)
         try:
             self._tidy(self._driver())
         except (sa.exc.SQLAlchemyError, DoxStoreError):  # is tried again after the next statement
-            self._disconnect()
+            self._session.close()
 
     def _driver(self) -> Driver:
-        if self._connection is None:
-            self._connection = self._engine.connect()
-        return Driver(self._connection)
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(sa.exc.SQLAlchemyError):
-                connection.invalidate()  # it may be in any state: nobody gets it from a pool
-                connection.close()
+        return Driver(self._session.connection())
 
 
 def _tell(taken: Sequence[_Waiting[Question, Answer]], answers: Sequence[Answer]) -> None:
