@@ -280,6 +280,23 @@ def test_a_version_that_ends_while_it_is_promoted_is_ended(
     vaulted.agree({1: "one"}, None)
 
 
+@pytest.mark.parametrize("acts", [("revoke",), ("revoke", "destroy")])
+def test_a_version_that_ends_before_the_vault_heard_of_it_leaves_nothing_current(
+    vaulted: Vaulted, monkeypatch: pytest.MonkeyPatch, acts: tuple[str, ...]
+) -> None:
+    """As after an import, which the sweeper tells the vault of some seconds later."""
+    monkeypatch.setattr(VaultTasks, "soon", lambda _self, _version_id: None)
+    vaulted.put("one")
+    import_id, _ = imported(vaulted, {"a.b": "two"})
+    assert vaulted.asking("POST", f"/v1/imports/{import_id}/commit", {}).status == 200
+    assert vaulted.shows() == "one"
+    for act in acts:
+        assert vaulted.post(act, version=2).status == 200
+    vaulted.recover()
+    vaulted.recover()
+    vaulted.agree({1: "one"}, None)
+
+
 # --- imports --------------------------------------------------------------------------------------
 
 

@@ -16,20 +16,19 @@ import asyncio
 from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.access import Caller
-from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.domain.key import KeyRecord, State, VersionRecord
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.vault_task import HomeRecord, VaultAct, VaultTaskRecord
-from dox_core_store.server.ports import About, Catalog, Clock, Erasure, Home, Transaction, Vault
+from dox_core_store.server.ports import About, Catalog, Clock, Erasure, Home, Transaction
 from dox_core_store.server.usecases.token_alarm import Notice
 from dox_core_store.server.usecases.vault import Vaults
+from dox_core_store.server.usecases.vault_step import GONE, Done, Step, erased, withdrawn
 
 __all__ = ["LOST", "VaultTasks", "home_of", "owe"]
 
@@ -51,8 +50,6 @@ _ON_THE_WAY = 8
 _PASSED = (State.PREVIOUS, State.RETIRED, State.REVOKED, State.DESTROYED)
 _PASSED_AT_MOST = 100
 """As many as a vault knows of a key."""
-
-_GONE = frozenset({"vault_value_missing", "value_damaged"})
 
 
 def home_of(tx: Transaction, key_id: int, vault: str) -> Home | None:
@@ -82,25 +79,6 @@ def owe(tx: Transaction, act: VaultAct, version: VersionRecord, address: KeyAddr
 
 Refused = Counter[tuple[str, str]]
 """How often which vault refused with which code."""
-
-
-class _Step(NamedTuple):
-    """One task, ready to be carried out. ``sealed`` is the place, None where it has to be found
-    first; ``about`` is None where the vault is not asked."""
-
-    task: VaultTaskRecord
-    binding: Binding
-    sealed: bytes | None
-    about: About | None
-
-
-class _Done(NamedTuple):
-    """``moved`` says from where to where promoting took a value; ``erasure`` what became of one
-    that was to be erased, None if there was none."""
-
-    step: _Step
-    moved: tuple[bytes, bytes] | None = None
-    erasure: Erasure | None = None
 
 
 class VaultTasks:
@@ -186,7 +164,7 @@ class VaultTasks:
 
     def _plan(
         self, tx: Transaction, version_ids: Sequence[str], abandoned: Collection[str]
-    ) -> list[_Step]:
+    ) -> list[Step]:
         """The tasks of ``version_ids`` as they are to be carried out; pointless ones are struck."""
         tasks = tx.find_among(VaultTaskRecord, "version_id", version_ids)
         versions = {
@@ -207,7 +185,7 @@ class VaultTasks:
 
     def _step(
         self, tx: Transaction, task: VaultTaskRecord, version: VersionRecord | None
-    ) -> _Step | None:
+    ) -> Step | None:
         address = KeyAddress(task.path, task.environment)
         binding = self._vaults.binding(address, task.version_id)
         key = tx.get(KeyRecord, path=address.path, environment=address.environment)
@@ -226,52 +204,47 @@ class VaultTasks:
         if sealed is None and task.act is not VaultAct.ERASE:
             tx.remove(VaultTaskRecord, version_id=task.version_id)  # overtaken: nothing to tell
             return None
-        if task.act is VaultAct.PROMOTE and about is not None:
+        is_head = version is not None and key is not None and key.head == version.version_id
+        if is_head and about is not None:
             about = about._replace(passed=_passed(tx, key, number))
         if home is not None and home.shared:
             about = None  # other keys lie in the same entry
-        return _Step(task, binding, sealed, about)
+        return Step(task, binding, sealed, about, is_head)
 
-    async def _carry_out(
-        self, step: _Step, few: asyncio.Semaphore, refused: Refused
-    ) -> _Done | None:
+    async def _carry_out(self, step: Step, few: asyncio.Semaphore, refused: Refused) -> Done | None:
         """None, and counted as ``refused``, if it has to be tried again."""
         task = step.task
         try:
             if step.about is None:
-                return _Done(step, erasure=Erasure.UNLINKED)
+                return Done(step, erasure=Erasure.UNLINKED)
             async with few:
                 return await self._told(step, step.about)
         except DoxStoreError as error:
-            if task.act is not VaultAct.ERASE and error.code in _GONE:
+            if task.act is not VaultAct.ERASE and error.code in GONE:
                 # There is nothing to promote or to hide; readers are told the same.
                 self._notice("vault_changed", key=_shown(task), vault=task.vault, change="deleted")
-                return _Done(step)
+                return Done(step)
             refused[task.vault, error.code] += 1
             return None
 
-    async def _told(self, step: _Step, about: About) -> _Done | None:
+    async def _told(self, step: Step, about: About) -> Done | None:
         (act, vault), binding = (step.task.act, step.task.vault), step.binding
         place = None
         if step.sealed is not None:
             place = self._vaults.sealer.open(binding, step.sealed)
         if act is VaultAct.PROMOTE and place is not None:
             to = await self._vaults.ask(vault, lambda v: v.promote(binding, place, about))
-            return _Done(step, moved=(place, to))
+            return Done(step, moved=(place, to))
         if act is VaultAct.WITHDRAW and place is not None:
-            await self._vaults.ask(vault, lambda v: v.withdraw(binding, place))
-            return _Done(step)
+            to = await self._vaults.ask(vault, lambda v: withdrawn(v, step, place, about))
+            return Done(step, moved=(place, to))
 
-        def erase(vault: Vault) -> Erasure | None:
-            found = place or vault.find(binding)
-            return None if found is None else vault.erase(binding, found)
-
-        erasure = await self._vaults.ask(vault, erase)
+        erasure = await self._vaults.ask(vault, lambda v: erased(v, step, place, about))
         if erasure is None and self._clock.now() - step.task.begun_at < _LOOKED_FOR:
             return None
-        return _Done(step, erasure=erasure)
+        return Done(step, erasure=erasure)
 
-    def _strike(self, tx: Transaction, done: Sequence[_Done]) -> list[str]:
+    def _strike(self, tx: Transaction, done: Sequence[Done]) -> list[str]:
         """Write down what became of what was done; the versions of which more is to be done, since
         they were ended meanwhile."""
         ids = [each.step.task.version_id for each in done]
@@ -295,7 +268,7 @@ class VaultTasks:
     def _moved(
         self,
         tx: Transaction,
-        step: _Step,
+        step: Step,
         moved: tuple[bytes, bytes],
         version: VersionRecord | None,
     ) -> bool:
@@ -308,9 +281,9 @@ class VaultTasks:
             return True
         if version.vault == began.vault and place != before:
             there = self._vaults.sealer.open(step.binding, version.sealed)
-            if there == before:
+            if there == before or version.state is State.REVOKED:  # then what was seen last counts
                 tx.put(replace(version, sealed=sealed))
-        if version.state is State.REVOKED:
+        if version.state is State.REVOKED and began.act is VaultAct.PROMOTE:
             tx.put(replace(began, act=VaultAct.WITHDRAW, begun_at=tx.now))
             return True
         return False
