@@ -197,6 +197,12 @@ class RunningStore:
         if self.is_running:
             self.kill()
 
+    def has_noted_all(self) -> bool:
+        """Whether what it remembers of its store (``seen.json``) is at the end of the feed."""
+        seen = json_module.loads((self.data / "seen.json").read_bytes())
+        head = self.request("GET", "/v1/ready", token="").json["checks"]["feed"]
+        return bool(head == f"applied {seen['changes_seq']}")
+
     def log_text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 

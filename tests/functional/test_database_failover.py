@@ -89,7 +89,7 @@ def test_another_server_takes_over_and_what_it_lacks_is_found_out(
         written = {f"written.no{number}": f"value-{number}" for number in range(10)}
         for path, value in written.items():
             cluster[0].put(path, value)
-        until(lambda: all(_is_level(node) for node in cluster.nodes), "it is noted")
+        until(lambda: all(node.has_noted_all() for node in cluster.nodes), "it is noted")
         own.kill()
         if not in_step:
             standby.start()
@@ -110,11 +110,6 @@ def _writes(node: RunningStore) -> bool:
     """Each connection of a node finds out by itself that its server is gone."""
     answer = node.request("PUT", "/v1/keys/written.after", json={"value": "x"})
     return answer.status in (200, 201)  # one whose end was not heard of may have been written
-
-
-def _is_level(node: RunningStore) -> bool:
-    head = node.request("GET", "/v1/ready", token="").json["checks"]["feed"]
-    return f'"changes_seq":{head.removeprefix("applied ")},'.encode() in noted(node)
 
 
 @pytest.fixture
@@ -147,7 +142,7 @@ def test_a_node_whose_own_disk_is_full_serves_on(cluster: Cluster) -> None:
     cluster[0].put(KEY, "as-it-was")
     token = cluster[0].issue("jules", f"{KEY}.production")
     full = cluster[1]
-    until(lambda: _is_level(full), "it is noted")
+    until(full.has_noted_all, "it is noted")
     before = noted(full)
     resource.prlimit(full.pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
     assert code(full, token) == 200
@@ -159,5 +154,5 @@ def test_a_node_whose_own_disk_is_full_serves_on(cluster: Cluster) -> None:
     assert [path.name for path in full.data.iterdir()] == ["seen.json"]
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     resource.prlimit(full.pid, resource.RLIMIT_FSIZE, unlimited)
-    until(lambda: _is_level(full), "it is noted again")
+    until(full.has_noted_all, "it is noted again")
     assert full.is_running

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.functional.cluster import until
 from tests.functional.kept_connection import connected
 from tests.functional.running import EXIT_REFUSED, RunningStore, clean_environment, run_doxstore
 
@@ -232,6 +233,7 @@ def test_a_database_replaced_by_an_older_copy_is_found_at_once_and_told_at_the_n
     for name in DATABASE:
         shutil.copyfile(store.data / name, saved / name)
     store.put("files.later", VALUE)
+    until(store.has_noted_all, "it is noted")
 
     def replace() -> None:
         for name in DATABASE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import threading
@@ -178,7 +177,7 @@ def test_an_older_copy_of_the_database_is_found_out_and_serves_nothing_until_sig
     until(lambda: served_again(cluster, token), "reads are answered again")
     revoked = cluster[0].request("POST", f"/v1/keys/{KEY}/revoke", json={"reason": "leaked"})
     assert revoked.status == 200
-    until(lambda: all(seen_by(node) for node in cluster.nodes), "the nodes have noted it")
+    until(lambda: all(node.has_noted_all() for node in cluster.nodes), "the nodes have noted it")
     own.stop()
     own.go_back_to(tmp_path / "older")
     own.start()
@@ -201,10 +200,3 @@ def test_an_older_copy_of_the_database_is_found_out_and_serves_nothing_until_sig
     )  # fmt: skip
     assert signed.returncode == 0, signed.stderr
     until(lambda: served_again(cluster, token), "reads are answered again")
-
-
-def seen_by(node: RunningStore) -> bool:
-    """Whether the node's witness is at the end of the change feed."""
-    seen = json.loads((node.data / "seen.json").read_bytes())
-    head = node.request("GET", "/v1/ready", token="").json["checks"]["feed"]
-    return bool(head == f"applied {seen['changes_seq']}")
