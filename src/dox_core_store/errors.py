@@ -539,6 +539,26 @@ CODES: dict[str, Code] = {
         "The output cannot be written",
         "Make room, or write elsewhere. What was written so far is not whole.",
     ),
+    "bad_map": Code(
+        ConfigurationError,
+        "The map of names and keys is unusable",
+        "The detail says where; nothing was done. `docs/run.md` shows what a map looks like.",
+    ),
+    "unsafe_variable": Code(
+        ConfigurationError,
+        "A key cannot be given by this variable",
+        "Choose another name, or --files; `docs/run.md` lists the names that are refused.",
+    ),
+    "command_not_found": Code(
+        ConfigurationError,
+        "There is no such command",
+        "Check its spelling and PATH; no key was asked for.",
+    ),
+    "command_not_runnable": Code(
+        ConfigurationError,
+        "The command cannot be run",
+        "Check that it is a program, has a `#!` line if it is a script, and may be executed.",
+    ),
     "insecure_url": Code(
         ConfigurationError,
         "http:// is only for loopback",

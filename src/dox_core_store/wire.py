@@ -26,6 +26,7 @@ __all__ = [
     "Batch",
     "BatchItem",
     "BatchRequest",
+    "ChangeEvent",
     "CheckpointKey",
     "DescribeRequest",
     "DryRun",
@@ -64,7 +65,12 @@ __all__ = [
     "PromoteRequest",
     "ProposeRequest",
     "PutKeyRequest",
+    "ReadCount",
+    "ReadReport",
     "ReasonRequest",
+    "Rejected",
+    "RejectedRequest",
+    "ReportTaken",
     "RollbackRequest",
     "SealSlot",
     "SealStatus",
@@ -95,6 +101,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_line",
+    "tag_of",
 ]
 
 
@@ -106,6 +113,8 @@ Reason = Annotated[str, msgspec.Meta(max_length=1_000)]
 """Free text of a person; it stands on the ledger, whole."""
 
 Owner = Annotated[str, msgspec.Meta(max_length=200)]
+
+VersionId = Annotated[str, msgspec.Meta(pattern=r"^[0-9A-Za-z_-]{1,64}\Z")]
 
 Place = Annotated[str, msgspec.Meta(min_length=1, max_length=1_000)]
 """A path or a field in a vault."""
@@ -325,22 +334,82 @@ class KeyValue(Answer):
     outage_grace_seconds: int
 
 
-class BatchRequest(Request):
-    """``POST /v1/keys/batch-get``: 1 to 100 spellings."""
+def tag_of(version_id: str, expires_at: datetime | None) -> str:
+    """What a client knows of a version, for ``known`` and ``If-None-Match``: its id, and when it
+    expires, which may be changed."""
+    return version_id if expires_at is None else f"{version_id}.{int(expires_at.timestamp())}"
+
+
+class BatchRequest(Request, omit_defaults=True):
+    """``POST /v1/keys/batch-get``: 1 to 100 spellings. ``known`` has what is held of some of them,
+    by version id or `tag_of`: what is still so is answered without its value."""
 
     key_paths: list[str]
+    known: dict[str, str] = {}
 
 
 class BatchItem(Answer, omit_defaults=True):
-    """One asked spelling: a key, or the problem that its own GET would have answered."""
+    """One asked spelling: a key, or the problem that its own GET would have answered; or neither,
+    where what is known of it is still ``unchanged``."""
 
     asked: str
     key: KeyValue | None = None
     problem: Problem | None = None
+    unchanged: bool = False
 
 
 class Batch(Answer):
+    """Where nothing is to be told because all of it is unchanged, the answer is 304 instead."""
+
     keys: list[BatchItem]
+
+
+class ChangeEvent(Answer):
+    """The data of an event of ``GET /v1/events``. ``version_id``: of the version that is revoked,
+    or current now, where that is known."""
+
+    key_path: str
+    environment: str
+    version_id: str | None = None
+
+
+class RejectedRequest(Request):
+    """``POST /v1/keys/{path}/rejected``: whoever the key is for refused this version of it."""
+
+    version_id: VersionId
+    reason: Reason | None = None
+
+
+class Rejected(Answer):
+    """``other_version``: another version that may be read by number, if there is one; the newest
+    that is not the one that was refused."""
+
+    key_path: str
+    environment: str
+    rejected_version: int
+    other_version: int | None
+
+
+class ReadCount(Request):
+    """So many reads of one version that a client served by itself, between two times."""
+
+    key_path: str
+    environment: str
+    version: Annotated[int, msgspec.Meta(ge=1, le=999_999_999)]
+    source: Literal["cache", "outage"]
+    count: Annotated[int, msgspec.Meta(ge=1, le=1_000_000_000_000)]
+    since: datetime
+    until: datetime
+
+
+class ReadReport(Request):
+    """``POST /v1/reports``: what a client served without asking."""
+
+    reads: Annotated[list[ReadCount], msgspec.Meta(min_length=1, max_length=500)]
+
+
+class ReportTaken(Answer):
+    taken: int
 
 
 class PutKeyRequest(Request):

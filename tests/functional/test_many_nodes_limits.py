@@ -170,3 +170,27 @@ def test_no_node_takes_a_proof_that_cannot_be_put_on_record(
         other.execute("LOCK TABLE proof_use IN ACCESS EXCLUSIVE MODE")
         assert held.read(cluster[1], held.proof(nonce)) == (503, "ledger_unavailable")
     assert held.read(cluster[1], held.proof(nonce))[0] == 200
+
+
+def test_what_services_tell_counts_at_all_nodes_too(cluster: Cluster) -> None:
+    token = limited(cluster[0], "telling", "1/h", 3)
+    version = cluster[0].get(KEY).json["version_id"]
+    rejected = f"/v1/keys/{KEY}/rejected"
+    moment = "2025-01-01T00:00:00Z"
+    row = {"key_path": KEY, "environment": "production", "version": 1, "source": "cache"}
+    reads = [row | {"count": 3, "since": moment, "until": moment}]
+    asked = [
+        ("GET", f"/v1/keys/{KEY}", None),
+        ("POST", rejected, {"version_id": version}),
+        ("POST", "/v1/reports", {"reads": reads}),
+    ]
+
+    def answers() -> list[int]:
+        nodes = cluster.nodes
+        return [
+            ask(node, method, target, token=token, body=body).status
+            for node, (method, target, body) in zip(nodes, asked, strict=True)
+        ]
+
+    assert answers() == [200, 200, 200]
+    assert answers() == [429, 429, 429]

@@ -44,6 +44,9 @@ WALKS = {
 }
 """What is generated, how much of it for each operation, and from which seed."""
 
+EVENTS = "/v1/events"
+SERVICES = ("service", "a stranger")
+
 
 class Described(NamedTuple):
     """A store of its own: these tests register, grant and revoke whatever they come upon."""
@@ -148,6 +151,8 @@ def exercise(
         for name, values in described.known.items():
             if case.path_parameters and name in case.path_parameters and choice % 2:
                 case.path_parameters[name] = values[choice // 2 % len(values)]
+        if operation.path == EVENTS and bearer in SERVICES:
+            bearer = "none"  # what they are answered has no end: see test_events
         token = described.bearers[bearer]
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         case.call_and_validate(headers=headers, checks=CHECKS)

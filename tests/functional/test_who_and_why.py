@@ -16,6 +16,7 @@ from tests.functional.running import RunningStore, run_doxstore
 UNREASONED = {
     ("POST", "/v1/keys/batch-get"): "a read",
     ("POST", "/v1/access/dry-run"): "a read",
+    ("POST", "/v1/reports"): "reads that a client served by itself, each with its own",
     ("POST", "/v1/imports"): "nobody sees anything of it before its commit, which has a reason",
     ("POST", "/v1/imports/{import_id}/entries"): "the same",
     ("POST", "/v1/token/exchange"): "a service asks for its own token, by RFC 8693's parameters",
@@ -130,8 +131,8 @@ def test_who_changed_it_and_why_is_on_the_ledger_for_every_route(store: RunningS
     assert performed | UNREASONED.keys() >= described(store).keys() - elsewhere
 
 
-ELSEWHERE = ("/v1/issuers", "/v1/trusts", "/v1/vaults")
-"""Performed, with their reasons, where issuers and vaults are tested."""
+ELSEWHERE = ("/v1/issuers", "/v1/trusts", "/v1/vaults", "/v1/keys/{key_path}/rejected")
+"""Performed, with their reasons, where issuers, vaults and rejections are tested."""
 
 
 @pytest.mark.parametrize("command", ["add", "token", "disable"])

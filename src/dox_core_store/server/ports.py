@@ -373,12 +373,15 @@ class Lying(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One entry of the change feed: what happened to what."""
+    """One entry of the change feed: what happened to what. ``in_effect`` is False of what an import
+    stages, and of an import that was aborted."""
 
     seq: int
     action: str
     key_path: str
     environment: str | None
+    version: int | None = None
+    in_effect: bool = True
 
 
 class TokenFilter(NamedTuple):

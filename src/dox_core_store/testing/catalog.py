@@ -74,10 +74,19 @@ class MemoryCatalog:
             identity = getattr(record, _IDENTITY[type(record)])
             self._records.setdefault(type(record), {})[identity] = record
 
-    def change(self, action: str, key_path: str, environment: str | None = None) -> int:
+    def change(
+        self,
+        action: str,
+        key_path: str,
+        environment: str | None = None,
+        *,
+        version: int | None = None,
+        in_effect: bool = True,
+    ) -> int:
         """Append to the change feed; returns its new head."""
         seq = len(self._changes) + 1
-        self._changes.append(Change(seq, action, key_path, environment))
+        change = Change(seq, action, key_path, environment, version, in_effect)
+        self._changes.append(change)
         return seq
 
     def used(self, token_id: str, at: datetime) -> None:

@@ -39,7 +39,7 @@ from dox_core_store.server.usecases.key_limiter import verdict_of_key
 from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Registry
-from dox_core_store.server.usecases.reveal import Asked, Reveal
+from dox_core_store.server.usecases.reveal import Asked, Reveal, Revealed
 from dox_core_store.server.usecases.stored_value import StoredValues
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 from dox_core_store.server.usecases.vault import Vaults
@@ -497,6 +497,33 @@ async def test_a_batch_is_one_commit_and_one_entry_a_path(world: World) -> None:
         "INVALID",
         "NOT_FOUND",
     ]
+
+
+@in_a_world
+async def test_what_is_held_already_is_on_record_and_not_opened(world: World) -> None:
+    world.key("a.c", "other")
+    known = {"a.b": "a.b#1", "a.c": "a.c#0", "x.y": "x.y#1"}
+    found = await world.reveal.many(world.jules, ["a.b", "a.c", "x.y"], ASKED, PLENTY, known)
+    held, sent, refused = found
+    assert isinstance(held, Revealed)
+    assert (held.unchanged, held.body) == (True, b"")
+    assert isinstance(sent, Revealed)
+    assert (sent.unchanged, sent.body) == (False, b"other")
+    assert isinstance(refused, UnauthorizedError)
+    assert world.values.opened == 1
+    assert [len(commit) for commit in world.ledger.commits] == [2]
+    assert sorted(status for status, _ in world.told) == ["DENIED", "GRANTED", "GRANTED"]
+
+
+@in_a_world
+async def test_what_changes_while_it_is_recorded_is_not_unchanged(world: World) -> None:
+    world.ledger.during_commit = lambda: world.changed("a.b", "new")
+    (found,) = await world.reveal.many(world.jules, ["a.b"], ASKED, PLENTY, {"a.b": "a.b#1"})
+    assert isinstance(found, Revealed)
+    assert (found.unchanged, found.body) == (False, b"new")
+    world.ledger.during_commit = lambda: world.changed("a.b", "", State.REVOKED)
+    (gone,) = await world.reveal.many(world.jules, ["a.b"], ASKED, PLENTY, {"a.b": "a.b#2"})
+    assert isinstance(gone, GoneError)
 
 
 @in_a_world

@@ -104,6 +104,8 @@ class NodeMetrics(Collector):
         backups: Callable[[], tuple[float, float, int]] = lambda: (math.inf, math.inf, 0),
         sinks: Callable[[], Sequence[FollowerState]] = tuple,
         tokens: Callable[[], TokenCounts] = lambda: TokenCounts({}, 0),
+        rejections: Callable[[], int] = lambda: 0,
+        streams: Callable[[], int] = lambda: 0,
     ) -> None:
         self._door = door
         self._waiting = waiting
@@ -114,6 +116,8 @@ class NodeMetrics(Collector):
         self._backups = backups
         self._sinks = sinks
         self._tokens = tokens
+        self._rejections = rejections
+        self._streams = streams
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
@@ -144,6 +148,9 @@ class NodeMetrics(Collector):
         )
         yield GaugeMetricFamily(
             "doxstore_feed_applied", "Position in the change feed.", value=self._feed()
+        )
+        yield GaugeMetricFamily(
+            "doxstore_event_streams", "Clients that follow changes.", value=self._streams()
         )
         yield CounterMetricFamily(
             "doxstore_integrity_alarms", "Rows whose MAC did not hold.", value=self._alarms()
@@ -200,6 +207,11 @@ class NodeMetrics(Collector):
             "doxstore_tokens_from_elsewhere",
             "Times that a token came from an address it is not bound to.",
             value=tokens.from_elsewhere,
+        )
+        yield CounterMetricFamily(
+            "doxstore_rejections",
+            "Times that a reader said that a value was refused where it is for.",
+            value=self._rejections(),
         )
         yield from self._collect_sinks()
         usage = resource.getrusage(resource.RUSAGE_SELF)

@@ -10,6 +10,7 @@ from dox_core_store.server.adapters.clock import LedgerStamp, SystemClock
 from dox_core_store.server.adapters.jose import TokenVerifier, generate_signing_key
 from dox_core_store.server.adapters.oidc import OidcKeys
 from dox_core_store.server.adapters.sql.ring_follower import RingFollower
+from dox_core_store.server.bootstrap.accounting import accounting_routes
 from dox_core_store.server.bootstrap.backing import Backing
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.bootstrap.moving import moving_routes
@@ -18,30 +19,26 @@ from dox_core_store.server.bootstrap.vaults import Fronting
 from dox_core_store.server.domain.access import Role
 from dox_core_store.server.domain.envelope import derive
 from dox_core_store.server.settings import Settings
-from dox_core_store.server.usecases.access import Access
-from dox_core_store.server.usecases.access_key import KeySteps
-from dox_core_store.server.usecases.access_readers import AccessReaders
 from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.environment import Environments
+from dox_core_store.server.usecases.events import Events
 from dox_core_store.server.usecases.exchange import Exchange
 from dox_core_store.server.usecases.feed import Feed
 from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.grant import Grants
-from dox_core_store.server.usecases.grant_preview import GrantPreview
-from dox_core_store.server.usecases.grant_use import GrantUses
 from dox_core_store.server.usecases.issuer import Issuers
 from dox_core_store.server.usecases.key import Keys
 from dox_core_store.server.usecases.key_import import Imports
 from dox_core_store.server.usecases.key_limit import KeyLimits
 from dox_core_store.server.usecases.key_list import KeyList
+from dox_core_store.server.usecases.key_rejected import KeyRejections
 from dox_core_store.server.usecases.key_retention import Retention
 from dox_core_store.server.usecases.key_upkeep import KeyUpkeep
 from dox_core_store.server.usecases.key_version import KeyVersions
-from dox_core_store.server.usecases.ledger import HandedOut
-from dox_core_store.server.usecases.live_token import LiveTokens
 from dox_core_store.server.usecases.principal import Authenticator, SigningKeys
 from dox_core_store.server.usecases.proof import Proofs
 from dox_core_store.server.usecases.quota import SharedBuckets
+from dox_core_store.server.usecases.read_report import ReadReports
 from dox_core_store.server.usecases.refusals import Refusals
 from dox_core_store.server.usecases.registry import Registry, own_bucket
 from dox_core_store.server.usecases.reveal import Reveal
@@ -52,7 +49,6 @@ from dox_core_store.server.usecases.token import Tokens
 from dox_core_store.server.usecases.token_alarm import Notice, TokenAlarm
 from dox_core_store.server.usecases.token_expiry import TokenExpiry
 from dox_core_store.server.usecases.values import ValueCache
-from dox_core_store.server.web.access_routes import access_routes
 from dox_core_store.server.web.application import (
     Application,
     Page,
@@ -62,13 +58,14 @@ from dox_core_store.server.web.client_address import ClientAddress
 from dox_core_store.server.web.desk import Desk
 from dox_core_store.server.web.door import Door
 from dox_core_store.server.web.door_metrics import DoorMetrics
+from dox_core_store.server.web.event_stream import EVENTS_ADDRESS, EventDoor, frame
 from dox_core_store.server.web.holder import Holders
 from dox_core_store.server.web.identity_routes import identity_routes
 from dox_core_store.server.web.import_routes import import_routes
 from dox_core_store.server.web.issuer_routes import issuer_routes
 from dox_core_store.server.web.key_body import render_key
 from dox_core_store.server.web.key_routes import key_routes
-from dox_core_store.server.web.ledger_routes import ledger_routes
+from dox_core_store.server.web.read_routes import read_routes
 from dox_core_store.server.web.request import RequestIds
 from dox_core_store.server.web.token_routes import token_routes
 
@@ -231,47 +228,34 @@ class Composed:
             render=render_key(settings.cache_ttl_ceiling_seconds, settings.outage_grace_seconds),
             kept_seconds=settings.cache_ttl_ceiling_seconds,
         )
-        live = LiveTokens(catalog=catalog, ledger=backing.ledger_reader, clock=clock)
-        routes += ledger_routes(
-            backing.ledger_reader,
-            registry,
-            clock,
-            HandedOut(
-                reader=backing.ledger_reader,
-                catalog=catalog,
+        self.rejections = KeyRejections(
+            decisions=decisions,
+            feed=feed,
+            catalog=catalog,
+            ledger=ledger,
+            clock=clock,
+            stamp=stamp,
+            notice=notice,
+        )
+        routes += read_routes(
+            decisions=decisions,
+            rejections=self.rejections,
+            reports=ReadReports(
+                default_environment=default,
                 registry=registry,
-                tokens=live,
+                ledger=ledger,
+                refusals=refusals,
                 clock=clock,
-                ceiling_seconds=settings.cache_ttl_ceiling_seconds,
-                grace_seconds=settings.outage_grace_seconds,
+                stamp=stamp,
             ),
         )
-        routes += access_routes(
-            access=Access(
-                default_environment=default,
-                registry=registry,
-                feed=feed,
-                catalog=catalog,
-                decisions=decisions,
-                keys=KeySteps(registry=registry, catalog=catalog, clock=clock),
-                tokens=live,
-                clock=clock,
-            ),
-            readers=AccessReaders(
-                default_environment=default,
-                registry=registry,
-                feed=feed,
-                catalog=catalog,
-                tokens=live,
-            ),
-            uses=GrantUses(epoch=store.epoch, catalog=catalog, clock=clock),
-            preview=GrantPreview(
-                default_environment=default,
-                registry=registry,
-                feed=feed,
-                catalog=catalog,
-                clock=clock,
-            ),
+        routes += accounting_routes(
+            backing,
+            settings,
+            registry=registry,
+            feed=feed,
+            decisions=decisions,
+            clock=clock,
         )
         routes += moving_routes(
             fronting,
@@ -285,6 +269,30 @@ class Composed:
         published = published_pages(
             store=store, signing_keys=signing_keys, routes=routes, release=release
         )
+        holders = Holders(proofs=proofs, host_of=clients.host)
+        self.events = Events(
+            epoch=store.epoch,
+            catalog=catalog,
+            registry=registry,
+            feed=feed,
+            clock=clock,
+            render=frame,
+            report=report,
+        )
+        feed.tell = self.events.note
+        event_door = EventDoor(
+            events=self.events,
+            authenticator=authenticator,
+            decisions=decisions,
+            ledger=ledger,
+            refusals=refusals,
+            request_ids=request_ids,
+            stamp=stamp,
+            store_id=store_id,
+            report=report,
+            address_of=clients.of,
+            holders=holders,
+        )
         self.door = Door(
             application=build_application(
                 routes=routes,
@@ -297,9 +305,10 @@ class Composed:
                     store_id=store_id,
                     report=report,
                     address_of=clients.of,
+                    holders=holders,
                 ),
                 pages={**pages, **published},
-                others=others,
+                others={**others, EVENTS_ADDRESS: event_door},
             ),
             authenticator=authenticator,
             decisions=decisions,
@@ -319,13 +328,14 @@ class Composed:
             store_id=store_id,
             report=report,
             address_of=clients.of,
-            holders=Holders(proofs=proofs, host_of=clients.host),
+            holders=holders,
         )
 
-    async def tend_tokens(self) -> None:
-        """What time does to tokens and to the keys that signed them."""
+    async def tend(self) -> None:
+        """What time does to tokens, to the keys that signed them, and to what is told late."""
         await self.feed.drop_spent_keys()
         await self.token_expiry.look_daily()
+        await self.rejections.tell_due()
 
     async def sweep_imports(self) -> None:
         """Tidy up after imports: when one ended, and now and then."""

@@ -29,14 +29,8 @@ from dox_core_store.server.bootstrap.backup_schedule import LOOK_SECONDS, Backup
 from dox_core_store.server.bootstrap.compose import Composed
 from dox_core_store.server.bootstrap.local import local_caller
 from dox_core_store.server.bootstrap.pages import RELEASE, Readiness, node_pages
-from dox_core_store.server.bootstrap.retention import (
-    LOOK_SECONDS as RETENTION_SECONDS,
-)
-from dox_core_store.server.bootstrap.retention import (
-    ROOM_SECONDS,
-    LedgerRetention,
-    RoomWatch,
-)
+from dox_core_store.server.bootstrap.retention import LOOK_SECONDS as RETENTION_SECONDS
+from dox_core_store.server.bootstrap.retention import ROOM_SECONDS, LedgerRetention, RoomWatch
 from dox_core_store.server.bootstrap.sealed_node import sealed_application
 from dox_core_store.server.bootstrap.sealing import Attempt, Sealing, open_status, refuse_entry
 from dox_core_store.server.bootstrap.shipping import (
@@ -50,6 +44,7 @@ from dox_core_store.server.domain.address import parse_networks
 from dox_core_store.server.domain.ledger import Action
 from dox_core_store.server.domain.seal import Slot
 from dox_core_store.server.settings import Settings
+from dox_core_store.server.usecases.events import BEAT_SECONDS, TURNS
 from dox_core_store.server.usecases.furnish import Furnish
 from dox_core_store.server.usecases.registry import subject
 from dox_core_store.server.web.application import Application
@@ -162,6 +157,8 @@ class Node:
         it has noticed is answered still."""
         self._ready = False
         self._log.info("stopping")
+        if self._composed is not None:  # their clients go to another node, and hold up no end
+            self._composed.events.close()
         if not self.failed.is_set():
             await asyncio.sleep(self._settings.drain_seconds)
 
@@ -285,10 +282,12 @@ class Node:
             waiting=lambda: backing.ledger.waiting,
             feed=lambda: composed.feed.applied,
             alarms=lambda: self._alarms,
+            streams=lambda: composed.events.count,
             condition=self._watch.condition,
             backups=backups.ages,
             sinks=shipping.states,
             tokens=lambda: TokenCounts(composed.token_expiry.counts, composed.token_alarm.count),
+            rejections=lambda: composed.rejections.count,
         )
         retention = LedgerRetention(
             settings=self._settings, backing=backing, clock=self._clock, log=self._log
@@ -297,6 +296,7 @@ class Node:
             room=self._watch.room, backing=backing, registry=composed.registry, log=self._log
         )
         await composed.feed.start()
+        await composed.events.start()
         backing.follow(lambda: composed.feed.applied, composed.feed.wake)
         await room.look()
         self.furnish = composed.furnish
@@ -304,10 +304,11 @@ class Node:
         every(_INDEX_SECONDS, backing.writer.index)
         every(_SIGN_SECONDS, backing.writer.sign)
         every(_FOLLOW_SECONDS, composed.feed.catch_up)
+        every(BEAT_SECONDS / TURNS, composed.events.beat)
         every(_WATCH_SECONDS, self._watch.look)
         every(_WATCH_SECONDS, backing.look)
         every(0.0, composed.sweep_imports)
-        every(_TOKENS_SECONDS, composed.tend_tokens)
+        every(_TOKENS_SECONDS, composed.tend)
         composed.fronting.begin(every, alone, self._background.once, composed.decisions)
         every(LOOK_SECONDS, alone("backup", backups.step))
         every(RETENTION_SECONDS, alone("retention", retention.step))

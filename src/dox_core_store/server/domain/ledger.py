@@ -72,6 +72,8 @@ class Action(StrEnum):
     EXPIRE = "EXPIRE"
     EXTEND = "EXTEND"
     DESCRIBE = "DESCRIBE"
+    REJECT = "REJECT"
+    FOLLOW = "FOLLOW"
     LIST = "LIST"
     IMPORT = "IMPORT"
     ADOPT = "ADOPT"

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dox_core_store.errors import DoxStoreError
 from dox_core_store.key_path import RESERVED_PREFIX
 from dox_core_store.server.domain.ledger import Action
-from dox_core_store.server.ports import Catalog
+from dox_core_store.server.ports import Catalog, Change
 from dox_core_store.server.usecases.registry import Registry
 
 __all__ = ["Feed"]
@@ -26,6 +26,10 @@ _OWN = f"{RESERVED_PREFIX}."
 _BLOCKS = 20
 """Blocks of the change feed that are applied before others have a turn: some milliseconds, even
 while an import fills them."""
+
+
+def _nobody(_change: Change) -> None:
+    """Nobody follows."""
 
 
 class Feed:
@@ -52,6 +56,10 @@ class Feed:
         """Until when (monotonic seconds) ``applied`` may be taken for all that there is: where
         others write too, it was asked for at some moment, and nobody waits for this node longer
         than ``lease_seconds`` from there."""
+        self.confirmed_at = -math.inf
+        """When (monotonic seconds) this node last asked, and heard that it knows everything."""
+        self.tell: Callable[[Change], None] = _nobody
+        """Told each change in order, once it was applied; again after a fault."""
 
     async def start(self) -> None:
         """Load everything as of the feed's head."""
@@ -81,7 +89,7 @@ class Feed:
                 asked_at = self._monotonic()
                 changes = await self._catalog.changes(self.applied, _BLOCKS)
                 if not changes:
-                    self.until = asked_at + self._lease
+                    self.confirmed_at, self.until = asked_at, asked_at + self._lease
                     return
                 for change in changes:
                     if not change.key_path.startswith(_OWN):
@@ -94,6 +102,7 @@ class Feed:
                         self._forget(None)
                     else:
                         await self._registry.apply(change)
+                    self.tell(change)
                 self.applied = changes[-1].seq
                 if len(changes) > _BLOCKS:
                     await asyncio.sleep(0)

@@ -1,9 +1,9 @@
 """Grants that no call used: what may be taken back, a page at a time.
 
 A grant was used if a key that it names was handed to its service by a call since then. Refreshes of
-a client do not count: they go on after the last line of code that asked is gone. Where several
-grants name a key, its calls count for each. A deny is never proposed: it is of use by not being
-used.
+a client do not count: they go on after the last line of code that asked is gone. What it answered
+from its cache counts once it has reported it (`read_report`). Where several grants name a key, its
+calls count for each. A deny is never proposed: it is of use by not being used.
 
 What it costs: a grant without wildcards is one look-up. One with a wildcard walks the service's
 calls below its literal prefix up to the first that it names; one that begins with a wildcard has

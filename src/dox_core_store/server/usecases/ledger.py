@@ -142,11 +142,11 @@ class HandedOut:
         while True:
             found, cursor = await self._reader.search(wanted, cursor, _AT_ONCE)
             for entry in (each.entry for each in found):
-                if entry.status == Status.REPORTED:
-                    reported += entry.count
-                elif entry.status == Status.GRANTED:
+                if entry.status in (Status.GRANTED, Status.REPORTED):
                     if aborted[_promise(entry)]:
                         aborted[_promise(entry)] -= 1
+                    elif entry.status == Status.REPORTED:
+                        reported += entry.count
                     else:
                         groups.setdefault(_reader(entry), _Group()).add(entry)
             if cursor is None or len(groups) >= _MOST_GROUPS or self._clock.monotonic() > until:
@@ -256,5 +256,5 @@ def _reader(entry: Entry) -> _Reader:
 
 
 def _promise(entry: Entry) -> tuple[str, str, int | None]:
-    """What an ABORTED entry says again of the GRANTED one before it."""
+    """What an ABORTED entry says again of the one before it that it takes back."""
     return entry.request_id, entry.key_path, entry.version

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 
@@ -35,12 +36,13 @@ from dox_core_store.server.usecases.principal import Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.values import Prepared, ValueCache
 
-__all__ = ["Asked", "Reveal", "Revealed"]
+__all__ = ["Asked", "Reveal", "Revealed", "over_limit"]
 
 _ROUNDS = 3
 _MOST_ROUNDS = 20
 _entry = tuple.__new__  # an Entry from its fields, without a named tuple's argument handling
 _GET, _GRANTED = str(Action.GET), str(Status.GRANTED)
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 class Asked(msgspec.Struct, frozen=True, gc=False):
@@ -55,11 +57,14 @@ class Asked(msgspec.Struct, frozen=True, gc=False):
 
 class Revealed(msgspec.Struct, frozen=True, gc=False):
     """One value on its way out: the rendered body, and the entity tag made of its version's id.
-    ``verdict`` is what the key's own limit said, if it has one."""
+    ``verdict`` is what the key's own limit said, if it has one. ``unchanged``: its reader holds
+    that version already, so nothing was opened and there is no body; ``tag``: see `tag_of`."""
 
     body: bytes
     etag: bytes
     verdict: Verdict | None = None
+    unchanged: bool = False
+    tag: str = ""
 
 
 class Reveal:
@@ -96,7 +101,7 @@ class Reveal:
         """The value at ``path``; raises the `DoxStoreError` that refuses it, once on record."""
         applied = self._feed.applied
         if verdict is not None and not verdict.allowed:
-            found: Prepared | DoxStoreError = _limited(verdict)
+            found: Prepared | DoxStoreError = over_limit(verdict)
         else:
             at_hand = self._decisions.at_hand(principal, path) if number is None else None
             found = at_hand or await self._decisions.now(principal, path, number)
@@ -119,7 +124,7 @@ class Reveal:
         if isinstance(found, DoxStoreError):
             await self._refuse(principal, path, asked, found)
             raise found
-        return Revealed(self._values.open(found), found.etag, key_verdict)
+        return Revealed(self._values.open(found), found.etag, key_verdict, tag=found.tag)
 
     async def fetch_limit(
         self, principal: Principal, cost: int, path: str, asked: Asked
@@ -133,12 +138,18 @@ class Reveal:
             raise
 
     async def many(
-        self, principal: Principal, paths: Sequence[str], asked: Asked, verdict: Verdict | None
+        self,
+        principal: Principal,
+        paths: Sequence[str],
+        asked: Asked,
+        verdict: Verdict | None,
+        known: Mapping[str, str] = _NOTHING,
     ) -> list[Revealed | DoxStoreError]:
         """All ``paths`` from one revision of the store, after one commit; raises only what refuses
-        the request as a whole."""
+        the request as a whole. ``known`` has the version ids that are held of some: a read of one
+        that is still current is granted, limited and on record as any other, and not opened."""
         if verdict is not None and not verdict.allowed:
-            limited = _limited(verdict)
+            limited = over_limit(verdict)
             await self._refuse(principal, paths[0], asked, limited)
             raise limited
         applied = self._feed.applied
@@ -164,11 +175,16 @@ class Reveal:
             if not took_time:
                 break
         return [
-            Revealed(self._values.open(each), each.etag, key_verdict)
+            self._revealed(each, key_verdict, known.get(path))
             if isinstance(each, Prepared)
             else each
-            for each, (_, key_verdict) in zip(found, limited_each, strict=True)
+            for path, each, (_, key_verdict) in zip(paths, found, limited_each, strict=True)
         ]
+
+    def _revealed(self, prepared: Prepared, verdict: Verdict | None, known: str | None) -> Revealed:
+        if known in (prepared.version_id, prepared.tag):
+            return Revealed(b"", prepared.etag, verdict, unchanged=True)
+        return Revealed(self._values.open(prepared), prepared.etag, verdict)
 
     async def _refuse_each(
         self,
@@ -210,7 +226,7 @@ class Reveal:
                 again = await self._decisions.again(principal, paths, number)
                 verdict = await self._decisions.limit_anew(principal, verdict, len(paths))
                 if verdict is not None and not verdict.allowed:
-                    again = [_limited(verdict) for _ in paths]
+                    again = [over_limit(verdict) for _ in paths]
                 again = [
                     await self._key_limits.once(principal, before, after)
                     for before, after in zip(found, again, strict=True)
@@ -318,7 +334,8 @@ def _answer(found: Prepared | DoxStoreError) -> str:
     return found.code if isinstance(found, DoxStoreError) else found.version_id
 
 
-def _limited(verdict: Verdict) -> RateLimitError:
+def over_limit(verdict: Verdict) -> RateLimitError:
+    """What refuses who is over the service's limit."""
     if verdict.retry_after_seconds is None:
         return RateLimitError(
             "rate_limited", "Too many key requests: more keys at once than the limit ever allows."

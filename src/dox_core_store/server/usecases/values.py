@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.server.domain.envelope import KEY_BYTES, NONCE_BYTES
 from dox_core_store.server.domain.limit import Bucket
+from dox_core_store.wire import tag_of
 
 __all__ = ["Prepared", "ValueCache"]
 
@@ -30,7 +31,7 @@ class Prepared:
     """One version, ready to be sent once it may be. ``sealed`` opens only with its cache."""
 
     __slots__ = ("address", "bucket", "context", "environment", "etag", "expires_seconds",
-                 "ledger_path", "nonce", "number", "sealed", "version_id")  # fmt: skip
+                 "ledger_path", "nonce", "number", "sealed", "tag", "version_id")  # fmt: skip
 
     def __init__(
         self,
@@ -52,6 +53,7 @@ class Prepared:
         self.version_id = version_id
         self.context = version_id.encode()
         self.etag = b'"%b"' % self.context
+        self.tag = tag_of(version_id, expires_at)
         self.number = number
         ends = math.inf if expires_at is None else expires_at.timestamp()
         self.expires_seconds = min(ends, kept_until)

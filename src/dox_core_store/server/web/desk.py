@@ -9,7 +9,7 @@ they are told, and turn whatever was raised into a recorded refusal and a proble
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
@@ -20,6 +20,7 @@ from dox_core_store.server.ports import Ledger
 from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.web.form import MAX_FORM_BYTES, parse_form
+from dox_core_store.server.web.holder import Holders
 from dox_core_store.server.web.problem import (
     internal_error,
     problem_body,
@@ -27,10 +28,13 @@ from dox_core_store.server.web.problem import (
     problem_headers,
 )
 from dox_core_store.server.web.request import (
+    MAX_BODY_BYTES,
+    Heard,
     Receive,
     RequestIds,
     Scope,
     bearer,
+    credentials,
     hear,
     parse,
     read_body,
@@ -50,25 +54,30 @@ _ANONYMOUS = Caller("anonymous", (), "", "", "")
 
 
 class Call(NamedTuple):
-    """One request to a route, taken apart."""
+    """One request to a route, taken apart. ``principal`` is who asks as the door knows them; None
+    where the route needs no token."""
 
     caller: Caller
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
+    principal: Principal | None = None
 
 
 class Reply(NamedTuple):
-    """What a handler answers: the body, and a status where it is not the route's first."""
+    """What a handler answers: the body, a status where it is not the route's first, and headers of
+    its own."""
 
     body: Any
     status: int | None = None
+    headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Route(NamedTuple):
     """One row of the API. ``statuses[0]`` is the usual success; ``is_read`` puts the read itself on
     record before it is told; one that ``is_open`` needs no token; the body of one that ``is_form``
-    is a form."""
+    is a form; one that is ``for_services`` takes tokens that are bound to a key, with their proof,
+    for services have such. ``most_bytes``: how long a body may be."""
 
     method: str
     address: str
@@ -82,6 +91,8 @@ class Route(NamedTuple):
     is_read: bool = False
     is_open: bool = False
     is_form: bool = False
+    for_services: bool = False
+    most_bytes: int = MAX_BODY_BYTES
     media_type: str = "application/json"
 
     def subject(self, path: Mapping[str, str]) -> str:
@@ -114,8 +125,10 @@ class Desk:
         store_id: str,
         report: Callable[[BaseException, str], None],
         address_of: Callable[[Scope], str],
+        holders: Holders,
     ) -> None:
         self._address_of = address_of
+        self._holders = holders
         self._authenticator = authenticator
         self._ledger = ledger
         self._refusals = refusals
@@ -136,21 +149,18 @@ class Desk:
             caller = caller._replace(
                 user_agent=heard.user_agent, correlation_id=heard.correlation_id
             )
+            principal = proven = None
             if not route.is_open:
-                caller = _known(
-                    await self._authenticator.authenticate(
-                        bearer(heard.authorization), caller.ip_address
-                    ),
-                    caller,
-                )
+                principal, proven = await self._authenticated(route, scope, heard, receive)
+                caller = _known(principal, caller)
             _check_spelling(route, path, scope)
-            query, body = _query(route, scope), await _body(route, receive)
+            query, body = _query(route, scope), await _body(route, receive, proven)
             # The body may have taken its time: is the caller still theirs?
-            if not (route.is_read or route.is_open):
+            if not (route.is_read or route.is_open) and proven is None:
                 await self._authenticator.authenticate(
                     bearer(heard.authorization), caller.ip_address
                 )
-            call = Call(caller, path, query, body)
+            call = Call(caller, path, query, body, principal)
             reply = await route.handle(call)
             pieces = (
                 await self._begun(reply.body, caller.request_id)
@@ -167,7 +177,13 @@ class Desk:
             self._report(error, caller.request_id)
             return await self._refused(route, path, caller, internal_error())
         status = reply.status or route.statuses[0]
-        headers = [(b"cache-control", b"no-store"), (b"x-request-id", caller.request_id.encode())]
+        headers = [
+            (b"cache-control", b"no-store"),
+            (b"x-request-id", caller.request_id.encode()),
+            *reply.headers,
+        ]
+        if proven is not None:
+            headers.append(self._holders.nonce())
         if pieces is not None:
             kind = (b"content-type", route.media_type.encode())
             return Answered(status, [kind, *headers], pieces)
@@ -181,6 +197,20 @@ class Desk:
         """The answer for what no route owns."""
         problem = problem_document(error, self._store_id, self._request_ids())
         return Answered(problem.status, problem_headers(problem), problem_body(problem))
+
+    async def _authenticated(
+        self, route: Route, scope: Scope, heard: Heard, receive: Receive
+    ) -> tuple[Principal, bytes | None]:
+        """Who asks; and the body where it is part of what they have proven, and so came first."""
+        address = self._address_of(scope)
+        if route.for_services:
+            token, with_proof = credentials(heard.authorization)
+            if with_proof:
+                raw = await read_body(receive, route.most_bytes)
+                proof = self._holders.shown(scope, heard, raw)
+                return await self._authenticator.authenticate(token, address, proof), raw
+        token = bearer(heard.authorization)
+        return await self._authenticator.authenticate(token, address), None
 
     async def _begun(self, pieces: AsyncIterator[bytes], request_id: str) -> AsyncIterator[bytes]:
         """``pieces``, the first of them at hand: what fails before it is refused as anything else.
@@ -209,7 +239,10 @@ class Desk:
         problem = problem_document(error, self._store_id, caller.request_id)
         if route.is_form and problem.status < _UNAVAILABLE:
             problem.error = error.extra.get("error", "invalid_request")  # RFC 6749, 5.2
-        return Answered(problem.status, problem_headers(problem), problem_body(problem))
+        headers = problem_headers(problem) + getattr(error, "limits", [])
+        if problem.code == "nonce_needed":
+            headers.append(self._holders.nonce())
+        return Answered(problem.status, headers, problem_body(problem))
 
     def _entry(
         self, route: Route, path: Mapping[str, str], caller: Caller, error: DoxStoreError | None
@@ -274,8 +307,8 @@ def _query(route: Route, scope: Scope) -> dict[str, str]:
     return query
 
 
-async def _body(route: Route, receive: Receive) -> Any:
+async def _body(route: Route, receive: Receive, proven: bytes | None) -> Any:
     if route.is_form and route.body is not None:
         return parse_form(route.body, await read_body(receive, MAX_FORM_BYTES))
-    raw = await read_body(receive)
+    raw = await read_body(receive, route.most_bytes) if proven is None else proven
     return None if route.body is None else parse(route.body, raw or b"{}")

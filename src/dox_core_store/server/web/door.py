@@ -13,8 +13,6 @@ from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
 
-import msgspec
-
 from dox_core_store.errors import (
     DoxStoreError,
     InvalidRequestError,
@@ -26,6 +24,7 @@ from dox_core_store.server.usecases.decision import Decisions
 from dox_core_store.server.usecases.principal import Authenticator, Principal
 from dox_core_store.server.usecases.refusals import Refusals, status_of
 from dox_core_store.server.usecases.reveal import Asked, Reveal
+from dox_core_store.server.web.batch import MAX_BATCH_BYTES, batch_items, parse_batch
 from dox_core_store.server.web.door_metrics import DoorMetrics
 from dox_core_store.server.web.holder import Holders
 from dox_core_store.server.web.limit_headers import limit_headers, of_key, tightest
@@ -45,10 +44,9 @@ from dox_core_store.server.web.request import (
     bearer,
     credentials,
     hear,
-    parse,
     read_body,
 )
-from dox_core_store.wire import BatchRequest, encode
+from dox_core_store.wire import BatchRequest
 
 __all__ = ["Door"]
 
@@ -57,12 +55,10 @@ _BATCH = b"/v1/keys/batch-get"
 _TOLD = (b"/versions", b"/description")
 _BEHIND = re.compile(
     rb"/v1/keys/[^/]+(?:/(?:versions|description|describe|limit|propose|promote|rollback|retire|revoke"
-    rb"|destroy|expire|extend))?"
+    rb"|destroy|expire|extend|rejected))?"
 )
 """What under the prefix the framework may answer: writes, and what is told without a value."""
 
-_MAX_BATCH = 100
-_MAX_BATCH_BYTES = 64 * 1024
 _SHOWN_CHARACTERS = 256
 _NOBODY = "anonymous"
 
@@ -102,6 +98,8 @@ class Door:
         self._metrics = metrics
         self._stamp = stamp
         self._store_id = store_id
+        self._named = (b"x-store-id", store_id.encode())
+        """On answers without a body, which cannot say whose they are."""
         self._report = report
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,41 +188,41 @@ class Door:
         ]
         if with_proof:
             headers.append(self._holders.nonce())
-        if heard.if_none_match == found.etag:
-            await _send(send, 304, headers[1:], b"")
+        held = heard.if_none_match
+        if held is not None and (held == found.etag or held == b'"%b"' % found.tag.encode()):
+            await _send(send, 304, [*headers[1:], self._named], b"")
             return 0
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": found.body})
         return 1
 
     async def _batch(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> int:
-        principal, asked, paths, with_proof = await self._asked_for(scope, receive, request_id)
+        principal, asked, wanted, with_proof = await self._asked_for(scope, receive, request_id)
+        paths = wanted.key_paths
         verdict = self._decisions.limit(principal, len(paths))
         if verdict is NOT_AT_HAND:
             verdict = await self._reveal.fetch_limit(principal, len(paths), paths[0], asked)
         try:
-            found = await self._reveal.many(principal, paths, asked, verdict)
+            found = await self._reveal.many(principal, paths, asked, verdict, wanted.known)
         except DoxStoreError as error:
             error.limits = limit_headers(verdict)  # type: ignore[attr-defined]
             raise
         limits = limit_headers(verdict, tightest(found))
-        items, values = [], 0
-        for path, each in zip(paths, found, strict=True):
-            if isinstance(each, DoxStoreError):
-                problem = problem_document(each, self._store_id, request_id)
-                items.append({"asked": path, "problem": problem})
-            else:
-                items.append({"asked": path, "key": msgspec.Raw(each.body)})
-                values += 1
+        items = batch_items(
+            paths, found, lambda error: problem_document(error, self._store_id, request_id)
+        )
         headers = [_JSON, _NO_STORE, (b"x-request-id", request_id.encode()), *limits]
         if with_proof:
             headers.append(self._holders.nonce())
-        await _send(send, 200, headers, encode({"keys": items}))
-        return values
+        if items.body is None:
+            await _send(send, 304, [*headers[1:], self._named], b"")
+        else:
+            await _send(send, 200, headers, items.body)
+        return items.values
 
     async def _asked_for(
         self, scope: Scope, receive: Receive, request_id: str
-    ) -> tuple[Principal, Asked, list[str], bool]:
+    ) -> tuple[Principal, Asked, BatchRequest, bool]:
         """Who asks for which keys at once, and whether with a proof."""
         address = self._address_of(scope)
         body = proof = None
@@ -232,7 +230,7 @@ class Door:
             heard = hear(scope["headers"])
             token, with_proof = credentials(heard.authorization)
             if with_proof:  # the body is part of what is proven, and so comes first
-                body = await read_body(receive, _MAX_BATCH_BYTES)
+                body = await read_body(receive, MAX_BATCH_BYTES)
                 proof = self._holders.shown(scope, heard, body)
             principal = await self._authenticator.authenticate(token, address, proof)
         except DoxStoreError as error:
@@ -245,14 +243,14 @@ class Door:
             if scope["query_string"]:
                 raise InvalidRequestError("invalid_parameter", "batch-get takes no parameters.")
             if body is None:
-                body = await read_body(receive, _MAX_BATCH_BYTES)
+                body = await read_body(receive, MAX_BATCH_BYTES)
                 # It may have taken its time: who asks must still be who they were.
                 await self._authenticator.authenticate(token, address)
-            paths = _batch_paths(body)
+            wanted = parse_batch(body)
         except DoxStoreError as error:
             await self._refuse(principal.name, "batch-get", asked, error)
             raise
-        return principal, asked, paths, with_proof
+        return principal, asked, wanted, with_proof
 
     async def _malformed(
         self, scope: Scope, _receive: Receive, _send: Send, request_id: str
@@ -329,13 +327,6 @@ def _version(scope: Scope) -> int | None:
     if name != b"version" or not text.isdigit() or len(text) > 9 or int(text) < 1:
         raise InvalidRequestError("invalid_parameter", "The only parameter is version=N, N from 1.")
     return int(text)
-
-
-def _batch_paths(body: bytes) -> list[str]:
-    paths = parse(BatchRequest, body).key_paths
-    if not 1 <= len(paths) <= _MAX_BATCH:
-        raise InvalidRequestError("invalid_field", f"key_paths takes 1 to {_MAX_BATCH} paths.")
-    return paths
 
 
 async def _send(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

@@ -34,7 +34,7 @@ def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     """The whole document, as plain data."""
     rows = list(routes)
     types: list[Any] = [wire.Problem, wire.KeyValue, wire.BatchRequest, wire.Batch, wire.Health]
-    types += [wire.SealStatus, wire.UnsealRequest, wire.Unsealing]
+    types += [wire.SealStatus, wire.UnsealRequest, wire.Unsealing, wire.ChangeEvent]
     types += [kind for route in rows for kind in (route.body, route.answer) if kind is not None]
     references, components = msgspec.json.schema_components(
         types, schema_hook=_schema_hook, ref_template="#/components/schemas/{name}"
@@ -45,6 +45,7 @@ def openapi_document(routes: Iterable[Route], version: str) -> dict[str, Any]:
         address = _PARAMETER.sub(r"{\1}", route.address)
         paths.setdefault(address, {})[route.method.lower()] = _operation(route, schemas)
     paths |= _seal(schemas)
+    paths |= _events()
     health = schemas[str(wire.Health)]
     for address, summary in (("/v1/health", "The process answers"), ("/v1/ready", "It may serve")):
         paths[address] = {"get": {
@@ -89,6 +90,7 @@ def _door(schemas: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "summary": "Get up to 100 keys in one round trip, from one revision",
             "requestBody": asked,
             "responses": {"200": _json("A key or a problem for each", batch),
+                          "304": {"description": "Each is the version that known names"},
                           **_problems("400", "401", "413", "429", "503")},
         }},
     }  # fmt: skip
@@ -115,6 +117,20 @@ def _seal(schemas: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }  # fmt: skip
 
 
+def _events() -> dict[str, dict[str, Any]]:
+    last = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+    told = "Events without an end; the data of `changed` and `revoked` is a ChangeEvent"
+    return {
+        "/v1/events": {"get": {
+            "operationId": "get_v1_events",
+            "summary": "Follow what changes of the keys that a service may read",
+            "parameters": [last],
+            "responses": {"200": _json(told, {"type": "string"}, "text/event-stream"),
+                          **_problems("400", "401", "403", "429", "503")},
+        }},
+    }  # fmt: skip
+
+
 def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
     names = _PARAMETER.findall(route.address)
     query = [
@@ -132,7 +148,11 @@ def _operation(route: Route, schemas: dict[str, Any]) -> dict[str, Any]:
             )
             for status in route.statuses
         }
-        | _problems(*_REFUSALS[route.method], *(["404", "409"] if names else [])),
+        | _problems(
+            *_REFUSALS[route.method],
+            *(["404", "409"] if names else []),
+            *(["410"] if route.for_services else []),
+        ),
     }
     if route.body is not None:
         operation["requestBody"] = {

@@ -156,10 +156,11 @@ class SqlLedger:
                 future.set_exception(type(error)(error.code, error.detail))
 
     def abort(self, entries: Sequence[Entry]) -> None:
-        """Record that what ``entries`` granted did not leave."""
+        """Record that what ``entries`` granted did not leave, or that what they report was not
+        taken: whoever told it will tell it again."""
         now = timestamp(self._clock.now())
         for entry in entries:
-            if entry.status == Status.GRANTED:
+            if entry.status in (Status.GRANTED, Status.REPORTED):
                 self.record(entry._replace(timestamp=now, status=Status.ABORTED))
 
     def _tick(self) -> None:

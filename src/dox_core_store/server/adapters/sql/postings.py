@@ -12,8 +12,8 @@ long after its time (folded refusals, what was kept while the disk was full). Wh
 write, ``p``: the process that took a request, by what the ids of its requests begin with.
 
 Derived in the same way: when a token was last seen (``token_use``: whatever was answered), and when
-a service was last handed a key by a call of its own (``service_call``: refreshes in the background
-do not show that anybody needs the key).
+a service last read a key by a call of its own (``service_call``: refreshes in the background do not
+show that anybody needs the key; what its client reports to have answered from its cache does).
 
 The writer's thread holds the interpreter's lock while it is here, so a commit only leaves its
 entries behind, and what they say is looked at once a chunk.
@@ -62,6 +62,7 @@ _COUNTED = _PROCESS + 6
 
 _LATE_MICROSECONDS = int(LATE_SECONDS * 1e6)
 _GET, _GRANTED, _CALL = str(Action.GET), str(Status.GRANTED), "call"
+_REPORTED = str(Status.REPORTED)
 _CATCH_UP_BLOCKS = 2_000
 _NONE = 2**63
 _ROWS_PER_STEP = 25
@@ -160,8 +161,9 @@ class Postings:
             if e[4] == _GRANTED and e[3] == _GET and e[12] == _CALL
         }
         uses = {e[10]: e[0] for e in entries if e[10] is not None}
+        statuses = {e[4] for e in entries if e[4] != _GRANTED}
         times = [e[0] for e in entries]
-        if times[0] < self._newest or times != sorted(times):
+        if _REPORTED in statuses or times[0] < self._newest or times != sorted(times):
             calls, uses = self._latest(entries)
         self._newest = max(self._newest, *times)
         self._calls.update(calls)
@@ -171,7 +173,7 @@ class Postings:
         self._note("a", {e[6] for e in entries})
         self._note("t", uses)
         self._note("n", {e[3] for e in entries if e[3] != _GET})
-        self._note("x", {e[4] for e in entries if e[4] != _GRANTED})
+        self._note("x", statuses)
         if self._is_shared:
             self._note("p", {e[5][:_PROCESS] for e in entries if len(e[5]) >= _COUNTED})
         if self._is_late(times):
@@ -195,7 +197,7 @@ class Postings:
         for e in sorted(entries, key=_TIME):
             if e[10] is not None:
                 uses[e[10]] = max(e[0], self._uses.get(e[10], ""))
-            if e[4] == _GRANTED and e[3] == _GET and e[12] == _CALL:
+            if e[3] == _GET and (e[4] == _REPORTED or (e[4] == _GRANTED and e[12] == _CALL)):
                 calls[e[2], e[1]] = max(e[0], self._calls.get((e[2], e[1]), ""))
         return calls, uses
 

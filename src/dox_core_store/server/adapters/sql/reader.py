@@ -37,7 +37,7 @@ from dox_core_store.server.domain.key import (
     VersionRecord,
     next_state,
 )
-from dox_core_store.server.domain.ledger import parse_canonical
+from dox_core_store.server.domain.ledger import Action, Entry, Status, parse_canonical
 from dox_core_store.server.ports import (
     Change,
     Found,
@@ -53,6 +53,8 @@ __all__ = ["SqlReader"]
 Record = TypeVar("Record")
 
 _TOOK_EFFECT = ("committed", "settled")
+_STAGED, _IMPORT_ID = "import", "imp_"
+"""The reason of an entry for a staged version, and how an import's id begins."""
 
 
 class SqlReader:
@@ -174,7 +176,16 @@ class SqlReader:
             for line in body.split(b"\n"):
                 entry, seq, _stream = parse_canonical(line)
                 if seq > after:
-                    found.append(Change(seq, entry.action, entry.key_path, entry.environment))
+                    found.append(
+                        Change(
+                            seq,
+                            entry.action,
+                            entry.key_path,
+                            entry.environment,
+                            entry.version,
+                            not _is_staged(entry),
+                        )
+                    )
         return found
 
     def _rows(self, rows: list[tuple[Any, ...]]) -> Iterator[KeyRow]:
@@ -262,3 +273,12 @@ def _superseding(key: KeyRecord, version: VersionRecord) -> VersionRecord:
     if version.state in (State.CURRENT, State.PREVIOUS):
         return replace(version, state=next_state(version.state, Act.SUPERSEDE))
     return version
+
+
+def _is_staged(entry: Entry) -> bool:
+    """Whether it tells of an import that has no effect (yet). What an import stages is known by its
+    id beside its reason: a caller may give either for a write of their own, and hardly both."""
+    if entry.action == Action.PUT:
+        of_import = (entry.correlation_id or "").startswith(_IMPORT_ID)
+        return of_import and entry.reason == _STAGED
+    return entry.action == Action.IMPORT and entry.status == Status.ABORTED
