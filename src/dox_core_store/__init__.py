@@ -16,7 +16,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dox_core_store.client import Key, KeyClient, KeyService
+    from dox_core_store.client import (
+        HealthReport,
+        Key,
+        KeyChange,
+        KeyClient,
+        KeyService,
+        SyncKey,
+        SyncKeyClient,
+    )
     from dox_core_store.errors import (
         AuthenticationError,
         ConfigurationError,
@@ -41,9 +49,11 @@ __all__ = [
     "ConnectionFailedError",
     "DoxStoreError",
     "GoneError",
+    "HealthReport",
     "InternalError",
     "InvalidRequestError",
     "Key",
+    "KeyChange",
     "KeyClient",
     "KeyService",
     "MethodNotAllowedError",
@@ -51,10 +61,14 @@ __all__ = [
     "PayloadTooLargeError",
     "RateLimitError",
     "StoreUnavailableError",
+    "SyncKey",
+    "SyncKeyClient",
     "UnauthorizedError",
 ]
 
-_FROM_CLIENT = frozenset({"Key", "KeyClient", "KeyService"})
+_FROM_CLIENT = frozenset(
+    {"HealthReport", "Key", "KeyChange", "KeyClient", "KeyService", "SyncKey", "SyncKeyClient"}
+)
 
 
 def __getattr__(name: str) -> Any:

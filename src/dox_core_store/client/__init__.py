@@ -1,4 +1,4 @@
-"""The client: `KeyClient` for services, `KeyService` for operators.
+"""The client: `KeyClient` and `SyncKeyClient` for services, `KeyService` for operators.
 
 Pure decisions (`protocol`, `cache`, `credential`, `endpoint`) under a thin asynchronous shell
 (`transport`, `connection`), so that another shell can use the same decisions. Nothing is imported
@@ -12,19 +12,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dox_core_store.client.health import HealthReport
-    from dox_core_store.client.key import Key
+    from dox_core_store.client.key import Key, SyncKey
     from dox_core_store.client.key_client import KeyClient
     from dox_core_store.client.key_import import KeyImport
     from dox_core_store.client.key_service import KeyService
+    from dox_core_store.client.reader import KeyChange
+    from dox_core_store.client.sync_key_client import SyncKeyClient
 
-__all__ = ["HealthReport", "Key", "KeyClient", "KeyImport", "KeyService"]
+__all__ = [
+    "HealthReport",
+    "Key",
+    "KeyChange",
+    "KeyClient",
+    "KeyImport",
+    "KeyService",
+    "SyncKey",
+    "SyncKeyClient",
+]
 
 _HOMES = {
     "HealthReport": "health",
     "Key": "key",
+    "KeyChange": "reader",
     "KeyClient": "key_client",
     "KeyImport": "key_import",
     "KeyService": "key_service",
+    "SyncKey": "key",
+    "SyncKeyClient": "sync_key_client",
 }
 
 

@@ -2,13 +2,16 @@
 
 What every call has in common happens here: take the current token, send, and if the store says 401
 while the token file holds another token by now, send once more with that one. Connections and
-flights belong to an event loop (and process): they are made at the first call on it, because the
-HTTP library costs 85 to 170 ms, and are closed with it.
+flights belong to an event loop (and process): they are made at the first call on it, and are closed
+with it. The HTTP library is imported at the first call of all: a service that starts does not wait
+85 to 170 ms for it; and in a thread, so that nobody's event loop does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -17,7 +20,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 from dox_core_store.client.credential import Credential, Token
 from dox_core_store.client.endpoint import Endpoint
 from dox_core_store.client.flights import Flights
-from dox_core_store.client.key import Key
+from dox_core_store.client.forking import unforked
+from dox_core_store.client.key import HeldKey
 from dox_core_store.client.protocol import Call, Reply, accept
 from dox_core_store.errors import AuthenticationError
 
@@ -26,6 +30,9 @@ if TYPE_CHECKING:
     from dox_core_store.client.transport import HttpTransport
 
 __all__ = ["Read", "Session", "StoreConnection"]
+
+_AT_FIRST_REQUEST = ("httpcore2", "anyio._backends._asyncio")
+"""What the HTTP library imports in the middle of its first request, if it is not there by then."""
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -41,7 +48,7 @@ class Session(NamedTuple):
     """What belongs to one event loop. ``ending`` closes it when the loop ends."""
 
     transport: HttpTransport
-    flights: Flights[Key]
+    flights: Flights[HeldKey]
     ending: AsyncGenerator[None, None]
 
 
@@ -51,6 +58,7 @@ class StoreConnection:
     def __init__(self, *, endpoint: Endpoint, credential: Credential | ExchangedCredential) -> None:
         self._endpoint = endpoint
         self._credential = credential
+        self._transport: type[HttpTransport] | None = None
         self._sessions: dict[tuple[int, asyncio.AbstractEventLoop], Session] = {}
 
     async def ask(self, call: Call, read: Read[T]) -> T:
@@ -73,28 +81,33 @@ class StoreConnection:
         reply = await session.transport.send(call, token=None, timeout_seconds=timeout)
         return read(reply, store_id=self._credential.store_id)
 
-    async def lines(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """The lines of a long answer, as they come."""
+    async def lines(
+        self, call: Call, *, silence_seconds: float | None = None
+    ) -> AsyncGenerator[bytes, None]:
+        """The lines of a long answer, as they come, with at most so much silence in between."""
         token = await self._token()
         session = await self.session()
 
         def check(reply: Reply) -> None:
             accept(reply, store_id=token.claims.iss)
 
-        async with aclosing(session.transport.lines(call, token=token.text, check=check)) as lines:
+        lines = session.transport.lines(
+            call, token=token.text, key=token.key, check=check, silence_seconds=silence_seconds
+        )
+        async with aclosing(lines):
             async for line in lines:
                 yield line
 
     async def session(self) -> Session:
         """The session of the running event loop."""
         here = (os.getpid(), asyncio.get_running_loop())
-        session = self._sessions.get(here)
+        if here in self._sessions:
+            return self._sessions[here]
+        make = self._transport = self._transport or await _loaded()
+        session = self._sessions.get(here)  # another caller may have come back first
         if session is None:
-            # Imported at the first call: a service that starts does not wait for it.
-            from dox_core_store.client.transport import HttpTransport  # noqa: PLC0415
-
             self._drop_ended()
-            transport, flights = HttpTransport(self._endpoint), Flights[Key]()
+            transport, flights = make(self._endpoint), Flights[HeldKey]()
             ending = _ending(transport, flights, lambda: self._sessions.pop(here, None))
             session = self._sessions[here] = Session(transport, flights, ending)
             await anext(ending)
@@ -110,6 +123,14 @@ class StoreConnection:
         session = self._sessions.pop((os.getpid(), asyncio.get_running_loop()), None)
         if session is not None:
             await session.ending.aclose()
+
+    def let_go(self, *, but: asyncio.AbstractEventLoop | None) -> None:
+        """The same on every event loop but that one, without waiting, from any thread."""
+        for process_id, loop in list(self._sessions):
+            if process_id == os.getpid() and loop is not but:
+                # Its loop closes the generator, of which this was the last reference. The collector
+                # would take the connections along with it, not closed.
+                self._sessions.pop((process_id, loop), None)
 
     async def _ask_as(self, token: Token, call: Call, read: Read[T]) -> T:
         session = await self.session()
@@ -144,8 +165,25 @@ class StoreConnection:
                 self._sessions.pop((process_id, loop), None)
 
 
+async def _loaded() -> type[HttpTransport]:
+    try:
+        return await asyncio.get_running_loop().run_in_executor(None, _load)
+    except RuntimeError:  # asyncio's threads take no work once the main thread has ended
+        return _load()
+
+
+def _load() -> type[HttpTransport]:
+    with unforked():
+        from dox_core_store.client.transport import HttpTransport  # noqa: PLC0415
+
+        for name in _AT_FIRST_REQUEST:
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
+    return HttpTransport
+
+
 async def _ending(
-    transport: HttpTransport, flights: Flights[Key], forget: Callable[[], object]
+    transport: HttpTransport, flights: Flights[HeldKey], forget: Callable[[], object]
 ) -> AsyncGenerator[None, None]:
     # `asyncio.run` closes the generators that are open before it closes the loop, and a loop closes
     # one that nobody refers to any more: so connections end properly even where `aclose` was
@@ -154,5 +192,7 @@ async def _ending(
         yield
     finally:
         forget()
-        await flights.aclose()
-        await transport.aclose()
+        try:
+            await flights.aclose()
+        finally:
+            await transport.aclose()

@@ -78,6 +78,11 @@ class ExchangedCredential:
         """The store whose tokens these are; None before the first."""
         return None if self._token is None else self._token.claims.iss
 
+    @property
+    def in_hand(self) -> Token | None:
+        """The token that was got last, without getting one."""
+        return self._token
+
     async def fresh(self, post: Post) -> Token:
         """The token to send now."""
         token = self._token

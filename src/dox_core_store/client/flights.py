@@ -39,19 +39,24 @@ class Flights(Generic[T]):
         spellings, and has to return an outcome for each. Wait under `asyncio.shield`: the futures
         are shared.
         """
-        asked = {name: text for name, text in spellings.items() if name not in self._boarding}
+        # Looked up once each: another thread may `detach` in between.
+        joined = {
+            name: future for name in spellings if (future := self._boarding.get(name)) is not None
+        }
+        asked = {name: text for name, text in spellings.items() if name not in joined}
         if asked:
             loop = asyncio.get_running_loop()
             futures: dict[str, asyncio.Future[T | DoxStoreError]] = {
                 name: loop.create_future() for name in asked
             }
             self._boarding.update(futures)
+            joined |= futures
             task = loop.create_task(fetch(list(asked.values())))
             self._tasks.add(task)
             # A callback and not the task's own last lines: a task that is cancelled before its
             # first step never runs, and its waiters would wait for ever.
             task.add_done_callback(lambda done: self._land(done, asked, futures))
-        return {name: self._boarding[name] for name in spellings}
+        return joined
 
     def detach(self) -> None:
         """Let nobody join what is in flight now; those who wait already still get it."""

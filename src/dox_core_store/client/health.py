@@ -7,7 +7,7 @@ record hands out no key, and to a service that is an outage.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -27,6 +27,16 @@ class HealthReport:
     status: str
     latency_ms: float
     detail: str = ""
+    changes: str = "off"
+    """How changes are heard of: by ``stream``; by ``polling``, where something between here and the
+    store breaks streams; ``connecting``; or ``off``, before the first key and where it was asked
+    for."""
+
+    def following(self, changes: str, why: str) -> HealthReport:
+        """This report, and how changes are heard of."""
+        told = f"no stream of changes: {why}" if why else ""
+        detail = ", ".join(each for each in (self.detail, told) if each)
+        return replace(self, changes=changes, detail=detail)
 
 
 async def check_health(

@@ -66,6 +66,10 @@ class ServiceKey:
     def __repr__(self) -> str:
         return f"ServiceKey(thumbprint={self.thumbprint!r})"
 
+    def secret(self) -> bytes:
+        """What only the service knows, to derive other keys from: its private number."""
+        return self._key.private_numbers().private_value.to_bytes(_COORDINATE_BYTES)
+
     def proof(
         self, *, method: str, url: str, token: str, nonce: str | None, body: bytes | None, now: int
     ) -> str:

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from enum import Enum, auto
+from typing import Any, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -29,23 +30,48 @@ from dox_core_store.key_path import check_environment_name, split_environment
 
 __all__ = [
     "MAX_BATCH",
+    "UNCHANGED",
     "Call",
+    "Outcome",
     "Reply",
+    "Unchanged",
+    "Why",
     "accept",
     "check_spelling",
     "not_the_store",
     "read_answer",
     "read_batch",
     "read_key",
+    "read_value",
     "to_batch_get",
     "to_get_key",
+    "to_rejected",
+    "to_report",
     "url_segment",
 ]
 
 T = TypeVar("T")
 
+Why = Literal["call", "refresh", "startup"]
+"""Why a key is read, as the ledger tells it: for a caller, in the background, or at a start."""
+
 MAX_BATCH = 100
 """Spellings in one ``POST /v1/keys/batch-get``."""
+
+
+_NOT_MODIFIED = 304
+
+
+class Unchanged(Enum):
+    """What is held is still what the store would answer."""
+
+    UNCHANGED = auto()
+
+
+UNCHANGED = Unchanged.UNCHANGED
+
+Outcome = wire.KeyValue | DoxStoreError | Unchanged
+"""What became of one asked spelling."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +83,7 @@ class Call:
     query: Sequence[tuple[str, str]] = ()
     body: bytes | None = field(default=None, repr=False)
     content_type: str = "application/json"
+    headers: Sequence[tuple[str, str]] = ()
     repeatable: bool = False
 
     @property
@@ -72,6 +99,7 @@ class Reply:
     status: int
     content_type: str = ""
     request_id: str | None = None
+    store_id: str | None = None
     body: bytes = field(default=b"", repr=False)
 
 
@@ -105,16 +133,44 @@ def url_segment(text: str) -> str:
     return quote(text, safe="")
 
 
-def to_get_key(spelling: str, *, version: int | None = None) -> Call:
-    """The call for one key, its current version by default."""
+def to_get_key(
+    spelling: str, *, version: int | None = None, known: str | None = None, why: Why = "call"
+) -> Call:
+    """The call for one key, its current version by default; ``known`` is the tag of the version
+    that is held (`wire.tag_of`), which is not sent again."""
     query = () if version is None else (("version", str(version)),)
-    return Call(method="GET", path=f"/v1/keys/{spelling}", query=query, repeatable=True)
+    headers = _headers(why)
+    if known is not None:
+        headers.append(("If-None-Match", f'"{known}"'))
+    return Call(
+        method="GET", path=f"/v1/keys/{spelling}", query=query, headers=headers, repeatable=True
+    )
 
 
-def to_batch_get(spellings: Sequence[str]) -> Call:
-    """The call for up to `MAX_BATCH` keys."""
-    body = wire.encode(wire.BatchRequest(key_paths=list(spellings)))
-    return Call(method="POST", path="/v1/keys/batch-get", body=body, repeatable=True)
+def to_batch_get(
+    spellings: Sequence[str], *, known: Mapping[str, str] | None = None, why: Why = "call"
+) -> Call:
+    """The call for up to `MAX_BATCH` keys; ``known`` has the tags of the versions that are held."""
+    request = wire.BatchRequest(key_paths=list(spellings), known=dict(known or {}))
+    return Call(
+        method="POST",
+        path="/v1/keys/batch-get",
+        body=wire.encode(request),
+        headers=_headers(why),
+        repeatable=True,
+    )
+
+
+def to_rejected(spelling: str, version_id: str, reason: str) -> Call:
+    """The call that says that whoever the key is for refused this version."""
+    body = wire.encode(wire.RejectedRequest(version_id=version_id, reason=reason or None))
+    return Call(method="POST", path=f"/v1/keys/{spelling}/rejected", body=body)
+
+
+def to_report(reads: Sequence[wire.ReadCount]) -> Call:
+    """The call that says what was served without asking."""
+    body = wire.encode(wire.ReadReport(reads=list(reads)))
+    return Call(method="POST", path="/v1/reports", body=body)
 
 
 def accept(reply: Reply, *, store_id: str | None) -> None:
@@ -142,7 +198,7 @@ def read_answer(kind: type[T], reply: Reply, *, store_id: str | None) -> T:
     return answer
 
 
-def read_key(spelling: str, reply: Reply, *, store_id: str | None) -> wire.KeyValue:
+def read_value(spelling: str, reply: Reply, *, store_id: str | None) -> wire.KeyValue:
     """The key that ``spelling`` asked for; another key's answer is refused."""
     answer = read_answer(wire.KeyValue, reply, store_id=store_id)
     if not _names(answer, spelling):
@@ -150,19 +206,32 @@ def read_key(spelling: str, reply: Reply, *, store_id: str | None) -> wire.KeyVa
     return answer
 
 
+def read_key(
+    spelling: str, known: Mapping[str, str], reply: Reply, *, store_id: str | None
+) -> wire.KeyValue | Unchanged:
+    """The same, or that what is ``known`` of it is still current."""
+    if spelling in known and _is_unchanged(reply, store_id):
+        return UNCHANGED
+    return read_value(spelling, reply, store_id=store_id)
+
+
 def read_batch(
-    spellings: Iterable[str], reply: Reply, *, store_id: str | None
-) -> Mapping[str, wire.KeyValue | DoxStoreError]:
-    """A key or an error for each of ``spellings``."""
+    spellings: Iterable[str], known: Mapping[str, str], reply: Reply, *, store_id: str | None
+) -> Mapping[str, Outcome]:
+    """A key, an error or `UNCHANGED` for each of ``spellings``."""
+    if all(spelling in known for spelling in spellings) and _is_unchanged(reply, store_id):
+        return dict.fromkeys(spellings, UNCHANGED)
     batch = read_answer(wire.Batch, reply, store_id=store_id)
     items = {item.asked: item for item in batch.keys}
-    outcomes: dict[str, wire.KeyValue | DoxStoreError] = {}
+    outcomes: dict[str, Outcome] = {}
     for spelling in spellings:
         item = items.get(spelling)
         if item is not None and item.key is not None and _names(item.key, spelling):
             outcomes[spelling] = item.key
         elif item is not None and item.key is None and item.problem is not None:
             outcomes[spelling] = _error(item.problem)
+        elif item is not None and item.key is None and item.unchanged and spelling in known:
+            outcomes[spelling] = UNCHANGED
         else:
             outcomes[spelling] = not_the_store(reply, "The answer does not say what was asked.")
     return outcomes
@@ -177,6 +246,16 @@ def not_the_store(reply: Reply, why: str | None = None) -> ConnectionFailedError
         request_id=reply.request_id,
         status=reply.status,
     )
+
+
+def _is_unchanged(reply: Reply, store_id: str | None) -> bool:
+    """A 304 has no body to say whose it is, so a header does: one of a proxy's own is none."""
+    said = reply.store_id
+    return reply.status == _NOT_MODIFIED and said is not None and store_id in (None, said)
+
+
+def _headers(why: Why) -> list[tuple[str, str]]:
+    return [] if why == "call" else [("X-Read-Reason", why)]
 
 
 def _is_problem(reply: Reply) -> bool:

@@ -109,16 +109,22 @@ class HttpTransport:
         raise failure
 
     async def lines(
-        self, call: Call, *, token: Sensitive, check: Callable[[Reply], None]
+        self,
+        call: Call,
+        *,
+        token: Sensitive,
+        check: Callable[[Reply], None],
+        key: ServiceKey | None = None,
+        silence_seconds: float | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """The lines of a long answer, as they come.
 
         ``check`` sees the reply before the first line (with its body, unless it is a success) and
-        raises if there will be none. Time is bounded per read here, for an export has no end.
+        raises if there will be none. Time is bounded per read here, by ``silence_seconds``, for
+        what comes may have no end.
         """
         try:
-            request = self._request(call, token, None, self._timeout_seconds)
-            response = await self._client.send(request, stream=True)
+            response = await self._opened(call, token, key, silence_seconds)
             try:
                 check(_head(response) if response.is_success else await _read(response))
                 rest = b""
@@ -155,6 +161,28 @@ class HttpTransport:
         # Refused for its nonce, and so not done: the answer brought the one to use.
         return await self._send(self._request(call, token, key, timeout_seconds))
 
+    async def _opened(
+        self,
+        call: Call,
+        token: Sensitive,
+        key: ServiceKey | None,
+        silence_seconds: float | None,
+    ) -> httpx2.Response:
+        """The head of a long answer."""
+        silence = self._timeout_seconds if silence_seconds is None else silence_seconds
+
+        async def begun() -> httpx2.Response:
+            request = self._request(call, token, key, silence)
+            response = await self._client.send(request, stream=True)
+            self._nonce = response.headers.get("DPoP-Nonce", self._nonce)
+            return response
+
+        proven_with, response = self._nonce, await begun()
+        if key is None or response.status_code != _UNAUTHORIZED or self._nonce == proven_with:
+            return response
+        await response.aclose()
+        return await begun()
+
     async def _send(self, request: httpx2.Request) -> Reply:
         response = await self._client.send(request, stream=True)
         try:
@@ -174,7 +202,8 @@ class HttpTransport:
             call.method,
             self._url + call.target,
             content=call.body,
-            headers={} if call.body is None else {"Content-Type": call.content_type},
+            headers=dict(call.headers)
+            | ({} if call.body is None else {"Content-Type": call.content_type}),
             timeout=timeout_seconds,
         )
         if token is not None:
@@ -211,6 +240,7 @@ def _head(response: httpx2.Response) -> Reply:
         status=response.status_code,
         content_type=response.headers.get("Content-Type", ""),
         request_id=response.headers.get("X-Request-Id"),
+        store_id=response.headers.get("X-Store-Id"),
     )
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise not_the_store(head, "The answer is compressed, which the store never does.")

@@ -33,6 +33,9 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "KEY_SERVICE_CA_FILE",
         "SERVICE_TOKEN",
         "SERVICE_TOKEN_FILE",
+        "SERVICE_KEY",
+        "SERVICE_KEY_FILE",
+        "KEY_SERVICE_OUTAGE_DIR",
         "ADMIN_TOKEN",
     ):
         monkeypatch.delenv(name, raising=False)
@@ -40,5 +43,5 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def client(store: ScriptedStore) -> KeyClient:
-    """A client of ``store``, as the service ``jules-mcp``."""
-    return KeyClient("jules-mcp", token(), store.url)
+    """A client of ``store``, as the service ``jules-mcp``, that asks for nothing by itself."""
+    return KeyClient("jules-mcp", token(), store.url, follow=False)

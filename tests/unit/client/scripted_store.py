@@ -91,6 +91,11 @@ class ScriptedStore:
         self.values: dict[tuple[str, str], tuple[int, str]] = {}
         self.expires_at: str | None = None
         self.ceiling_seconds = 3600
+        self.grace_seconds = 3600
+        self.reports: list[dict[str, Any]] = []
+        self.streams: list[asyncio.StreamWriter] = []
+        self.has_events = False
+        self.is_beating = True
         self._tls = tls
         self._next: deque[Answer] = deque()
         self._routes: dict[tuple[str, str], Answer] = {}
@@ -121,6 +126,27 @@ class ScriptedStore:
         """Hang up on everybody."""
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(20)
 
+    def tell(self, kind: str, **change: Any) -> None:
+        """Send an event to everybody who follows."""
+        text = f"id: 1-1\nevent: {kind}\ndata: {json.dumps(change) if change else ''}\n\n"
+
+        def send() -> None:
+            for writer in self.streams:
+                writer.write(_chunk(text))
+
+        self._loop.call_soon_threadsafe(send)
+
+    def asked(self, path: str) -> list[Request]:
+        """The requests for an address so far."""
+        return [each for each in self.requests if each.path == path]
+
+    def until(self, holds: Callable[[], object], seconds: float = 20.0) -> None:
+        """Wait for what is to happen by itself."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, "it did not happen"
+            time.sleep(0.01)
+
     async def arrived(self, count: int) -> None:
         """Return once ``count`` requests have arrived in all."""
 
@@ -146,7 +172,7 @@ class ScriptedStore:
             "value": value,
             "expires_at": self.expires_at,
             "cache_ttl_ceiling_seconds": self.ceiling_seconds,
-            "outage_grace_seconds": 3600,
+            "outage_grace_seconds": self.grace_seconds,
             "a_field_of_a_later_release": True,
             **changed,
         }
@@ -168,20 +194,36 @@ class ScriptedStore:
         body = self.problem_body(status, code, detail, **more)
         return Response(status, body, "application/problem+json")
 
+    @staticmethod
+    def unchanged() -> Response:
+        return Response(304, b"", "", {"X-Store-Id": STORE_ID})
+
     def _honest(self, request: Request) -> Response:
         if request.method == "GET" and request.path.startswith("/v1/keys/"):
             try:
-                return Response(200, self.key(request.path.removeprefix("/v1/keys/")))
+                key = self.key(request.path.removeprefix("/v1/keys/"))
             except KeyError:
                 return self.problem(404, "key_not_found")
+            if request.headers.get("if-none-match") == f'"{key["version_id"]}"':
+                return self.unchanged()
+            return Response(200, key)
+        if request.path == "/v1/reports":
+            self.reports += request.json["reads"]
+            return Response(200, {"taken": len(request.json["reads"])})
         if request.path == "/v1/keys/batch-get":
             items = []
             for asked in request.json["key_paths"]:
                 try:
-                    items.append({"asked": asked, "key": self.key(asked)})
+                    key = self.key(asked)
+                    if request.json.get("known", {}).get(asked) == key["version_id"]:
+                        items.append({"asked": asked, "unchanged": True})
+                    else:
+                        items.append({"asked": asked, "key": key})
                 except KeyError:
                     problem = self.problem_body(404, "key_not_found")
                     items.append({"asked": asked, "problem": problem})
+            if all("unchanged" in item for item in items):
+                return self.unchanged()
             return Response(200, {"keys": items})
         return self.problem(404, "address_not_found")
 
@@ -234,6 +276,9 @@ class ScriptedStore:
             self.requests.append(request)
             answer = self._next.popleft() if self._next else None
             self._arrival.notify_all()
+        if answer is None and request.path == "/v1/events" and self.has_events:
+            await self._stream(writer)
+            return False
         if answer is None:
             answer = self._routes.get((method, request.path), self._honest)
         await self._open.wait()
@@ -243,3 +288,21 @@ class ScriptedStore:
         writer.write(response.wire())
         await writer.drain()
         return True
+
+    async def _stream(self, writer: asyncio.StreamWriter) -> None:
+        head = "Content-Type: text/event-stream\r\nTransfer-Encoding: chunked"
+        writer.write(f"HTTP/1.1 200 OK\r\n{head}\r\n\r\n".encode())
+        writer.write(_chunk("id: 1-0\nevent: reset\ndata: \n\n"))
+        self.streams.append(writer)
+        try:
+            while not writer.is_closing():
+                if self.is_beating:
+                    writer.write(_chunk("id: 1-1\nevent: beat\ndata: \n\n"))
+                    await writer.drain()
+                await asyncio.sleep(0.1)
+        finally:
+            self.streams.remove(writer)
+
+
+def _chunk(text: str) -> bytes:
+    return f"{len(text):x}\r\n{text}\r\n".encode()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from dox_core_store.client.cache import KeyCache
+from dox_core_store.client.key import Key, Source
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.wire import KeyValue
 
@@ -26,8 +28,16 @@ def clocks() -> Clocks:
 
 
 @pytest.fixture
-def cache(clocks: Clocks) -> KeyCache:
-    return KeyCache(monotonic=lambda: clocks.now, wall=lambda: clocks.today)
+def cache(clocks: Clocks) -> KeyCache[Key]:
+    """Of a client that follows the store's stream."""
+    owner: Any = clocks
+
+    def make(answer: KeyValue, source: Source, fetched_at: float) -> Key:
+        return Key(answer, source=source, fetched_at=fetched_at, owner=owner)
+
+    made = KeyCache(elapsed=lambda: clocks.now, wall=lambda: clocks.today, make=make)
+    made.trusted_until = float("inf")
+    return made
 
 
 def _answer(
@@ -51,7 +61,7 @@ def _answer(
     )
 
 
-def _keep(cache: KeyCache, spelling: str, answer: KeyValue, sent_at: float = 1000.0) -> None:
+def _keep(cache: KeyCache[Key], spelling: str, answer: KeyValue, sent_at: float = 1000.0) -> None:
     cache.keep(spelling, answer, sent_at=sent_at, epoch=cache.epoch)
 
 
@@ -71,14 +81,14 @@ def _keep(cache: KeyCache, spelling: str, answer: KeyValue, sent_at: float = 100
     ],
 )
 def test_freshness_is_the_callers_and_the_stores(
-    *, cache: KeyCache, clocks: Clocks, age: float, ttl: float, ceiling: int, is_served: bool
+    *, cache: KeyCache[Key], clocks: Clocks, age: float, ttl: float, ceiling: int, is_served: bool
 ) -> None:
     _keep(cache, "a.b", _answer(ceiling=ceiling))
     clocks.now += age
     assert (cache.lookup("a.b", ttl) is not None) is is_served
 
 
-def test_an_expired_key_is_not_served(cache: KeyCache, clocks: Clocks) -> None:
+def test_an_expired_key_is_not_served(cache: KeyCache[Key], clocks: Clocks) -> None:
     _keep(cache, "a.b", _answer(expires_at=NOON + timedelta(seconds=10)))
     clocks.today += 9
     assert cache.lookup("a.b", 300) is not None
@@ -86,14 +96,16 @@ def test_an_expired_key_is_not_served(cache: KeyCache, clocks: Clocks) -> None:
     assert cache.lookup("a.b", 300) is None
 
 
-def test_each_caller_is_judged_by_his_own_limit(cache: KeyCache, clocks: Clocks) -> None:
+def test_each_caller_is_judged_by_his_own_limit(cache: KeyCache[Key], clocks: Clocks) -> None:
     _keep(cache, "a.b", _answer())
     clocks.now += 100
     assert cache.lookup("a.b", 50) is None
     assert cache.lookup("a.b", 200) is not None
 
 
-def test_the_canonical_name_is_known_at_once_and_the_bare_one_when_told(cache: KeyCache) -> None:
+def test_the_canonical_name_is_known_at_once_and_the_bare_one_when_told(
+    cache: KeyCache[Key],
+) -> None:
     _keep(cache, "a.b", _answer())
     assert cache.lookup("a.b.production", 300) is cache.lookup("a.b", 300)
     _keep(cache, "c.d.production", _answer("c.d"))
@@ -101,7 +113,7 @@ def test_the_canonical_name_is_known_at_once_and_the_bare_one_when_told(cache: K
     assert cache.lookup("a.b.staging", 300) is None
 
 
-def test_an_older_question_does_not_replace_a_younger_answer(cache: KeyCache) -> None:
+def test_an_older_question_does_not_replace_a_younger_answer(cache: KeyCache[Key]) -> None:
     _keep(cache, "a.b", _answer(version=2), sent_at=999.0)
     _keep(cache, "a.b.production", _answer(version=1), sent_at=998.0)
     found = cache.lookup("a.b", 300)
@@ -109,14 +121,14 @@ def test_an_older_question_does_not_replace_a_younger_answer(cache: KeyCache) ->
     assert found.version == 2
 
 
-def test_what_was_asked_before_clearing_is_not_kept(cache: KeyCache) -> None:
+def test_what_was_asked_before_clearing_is_not_kept(cache: KeyCache[Key]) -> None:
     epoch = cache.epoch
     cache.forget("a.b")
     cache.keep("a.b", _answer(), sent_at=1000.0, epoch=epoch)
     assert cache.lookup("a.b", 300) is None
 
 
-def test_a_bare_path_is_cleared_in_every_environment(cache: KeyCache) -> None:
+def test_a_bare_path_is_cleared_in_every_environment(cache: KeyCache[Key]) -> None:
     _keep(cache, "a.b.production", _answer())
     _keep(cache, "a.b.staging", _answer(environment="staging"))
     _keep(cache, "a.bc", _answer("a.bc"))
@@ -126,7 +138,7 @@ def test_a_bare_path_is_cleared_in_every_environment(cache: KeyCache) -> None:
     assert cache.lookup("a.bc", 300) is not None
 
 
-def test_one_environment_is_cleared_alone(cache: KeyCache) -> None:
+def test_one_environment_is_cleared_alone(cache: KeyCache[Key]) -> None:
     _keep(cache, "a.b.production", _answer())
     _keep(cache, "a.b.staging", _answer(environment="staging"))
     cache.forget("a.b.staging")
@@ -134,13 +146,13 @@ def test_one_environment_is_cleared_alone(cache: KeyCache) -> None:
     assert cache.lookup("a.b.staging", 300) is None
 
 
-def test_a_refusal_of_what_is_not_held_disturbs_nobody(cache: KeyCache) -> None:
+def test_a_refusal_of_what_is_not_held_disturbs_nobody(cache: KeyCache[Key]) -> None:
     epoch = cache.epoch
     cache.refused("no.such")
     assert cache.epoch == epoch
 
 
-def test_outlived_values_do_not_stay_in_memory(cache: KeyCache, clocks: Clocks) -> None:
+def test_outlived_values_do_not_stay_in_memory(cache: KeyCache[Key], clocks: Clocks) -> None:
     _keep(cache, "a.b", _answer(ceiling=60))
     clocks.now += 61
     _keep(cache, "c.d", _answer("c.d"), sent_at=clocks.now)

@@ -18,6 +18,14 @@ from dox_core_store.wire import KeyValue
 CANARY = "canary-7f3b"
 
 
+class Held:
+    """Stands for the client that handed the key out."""
+
+    @staticmethod
+    def elapsed() -> float:
+        return 107.5
+
+
 def _key() -> Key:
     answer = KeyValue(
         key_path="a.b",
@@ -30,7 +38,7 @@ def _key() -> Key:
         cache_ttl_ceiling_seconds=3600,
         outage_grace_seconds=3600,
     )
-    return Key(answer, source="service", fetched_at=100.0, monotonic=lambda: 107.5)
+    return Key(answer, source="service", fetched_at=100.0, owner=Held())
 
 
 def test_a_key_says_what_it_is() -> None:
