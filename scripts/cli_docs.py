@@ -37,6 +37,8 @@ with `--help`.
 | over HTTP, as an operator | `key` `service` `grant` `access` `token` `env` `ledger` `vault` | \
 `KEY_SERVICE_URL` and `ADMIN_TOKEN` from the environment; for a private CA `KEY_SERVICE_CA_FILE`; \
 `KEY_SERVICE_TIMEOUT` in milliseconds |
+| over HTTP, as a service | `run` `agent` | `KEY_SERVICE_URL`, and `SERVICE_TOKEN` or \
+`SERVICE_TOKEN_FILE`: as any [client](client.md#settings) |
 | on the store's own files | `init` `serve` `doctor` `operator` `seal` `backup`, \
 `ledger verify --data` | \
 `--data` or `DOXSTORE_DATA`, `--key-file` or `DOXSTORE_KEY_FILE`; beside a running server too |
@@ -55,6 +57,7 @@ Results go to stdout: tables for people, and with `--json` one JSON document and
 Notes, progress and errors go to stderr. An error is one line, `error[code]: what was wrong`, and
 one line with what to do; with `--json` it is `{"error": {"code", "detail", "remedy"}}`. The codes
 are those of [the list of errors](errors.md), and `usage` and `aborted`. `NO_COLOR` is honoured.
+`run` ends [as its command does](run.md#signals-and-exit-codes).
 
 | exit code | meaning |
 |---|---|

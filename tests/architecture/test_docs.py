@@ -27,7 +27,16 @@ PACKAGE = REPOSITORY / "src" / "dox_core_store"
 DOCS = REPOSITORY / "docs"
 DOCUMENTS = sorted([REPOSITORY / "README.md", *DOCS.rglob("*.md")])
 LANGUAGES = {"bash", "console", "ini", "json", "python", "text", "toml", "yaml"}
-CLIENT_CODES = {"insecure_url", "output_failed", "service_mismatch", "sign_in_failed"}
+CLIENT_CODES = {
+    "bad_map",
+    "command_not_found",
+    "command_not_runnable",
+    "insecure_url",
+    "output_failed",
+    "service_mismatch",
+    "sign_in_failed",
+    "unsafe_variable",
+}
 FAULTS = [
     "disk-full",
     "disk-slow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from dox_core_store.cli.access import ACCESS
+from dox_core_store.cli.agent import AGENT
 from dox_core_store.cli.backup import BACKUP
 from dox_core_store.cli.command import Command, Group, add_command, add_group
 from dox_core_store.cli.dev import DEV
@@ -29,6 +31,7 @@ from dox_core_store.cli.output import (
     show_error,
     silence_stdout,
 )
+from dox_core_store.cli.run import RUN
 from dox_core_store.cli.seal import SEAL
 from dox_core_store.cli.serve import SERVE
 from dox_core_store.cli.service import SERVICE
@@ -53,6 +56,8 @@ TABLE: tuple[Command | Group, ...] = (
     LOGIN,
     LOGOUT,
     ENV,
+    RUN,
+    AGENT,
     LEDGER,
     VAULT,
     SEAL,
@@ -89,7 +94,8 @@ def build() -> typer.Typer:
 def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code. Raises nothing that a user can cause."""
     # Also where the command line itself is wrong, so that a program always gets what it asked for.
-    as_json = "--json" in arguments
+    # What stands after -- is another command's.
+    as_json = "--json" in itertools.takewhile(lambda each: each != "--", arguments)
     try:
         code = build()(args=list(arguments), prog_name="doxstore", standalone_mode=False)
         sys.stdout.flush()

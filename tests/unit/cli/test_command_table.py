@@ -14,8 +14,8 @@ from dox_core_store.errors import CODES
 
 REPOSITORY = Path(__file__).parents[3]
 COMMANDS = dict(every_command(TABLE))
-WITHOUT_JSON = {"dev", "serve", "ledger export"}
-"""They run until they are stopped, or print JSON in any case."""
+WITHOUT_JSON = {"dev", "serve", "ledger export", "run"}
+"""They run until they are stopped, or print JSON in any case; what `run` prints is another's."""
 
 
 def made(name: str) -> object:
