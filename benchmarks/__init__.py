@@ -10,6 +10,9 @@ required stands in `report`; what was measured stands in ``RESULTS.md``.
     side_by_side  the servers in turns
     nodes       several nodes on one PostgreSQL
     fronting    a node in front of OpenBao
+    clients     the client's calls beside those of other clients (clients_calls, one process
+                each; clients_ways: how each is called; clients_servers: what they talk to)
+    clients_push  1,000 connected clients (clients_followers, clients_raw), a rotation, a revocation
     workload    the 1,000 keys, the 100 services, the requests that read them
     doxstore    this store as a process, filled over its HTTP API
     postgres    what it may keep its data in, as a process

@@ -1,7 +1,8 @@
 """`make bench`: start everything, load one server after the other, print and write the table.
 
 First the servers in turns (`side_by_side`), then what else is asked of a store, each part by
-itself: nodes on one PostgreSQL, a store in front of a vault, proofs, size, a large ledger.
+itself: nodes on one PostgreSQL, a store in front of a vault, clients beside other clients, proofs,
+size, a large ledger.
 
 The run is void, and ends with 1, when any answer is not 2xx or the ledger has fewer entries than
 there were answers. Requirements that are not met are printed and end with 0: the table says what
@@ -19,6 +20,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.clients import measure_clients
+from benchmarks.clients_report import clients_as_json
 from benchmarks.fronting import measure_fronting
 from benchmarks.ledger_search import as_json, measure_ledger
 from benchmarks.load import Measurement
@@ -35,7 +38,7 @@ from benchmarks.workload import keys
 
 __all__ = ["main"]
 
-_PARTS = (*SERVERS, "nodes", "fronting")
+_PARTS = (*SERVERS, "nodes", "fronting", "clients")
 _RESULTS = Path(__file__).with_name("RESULTS.md")
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,6 +58,16 @@ def main(arguments: Sequence[str]) -> int:
         if "fronting" in options.only:
             fronted = measure_fronting(folder, keys(), rounds=plan.rounds, seconds=plan.seconds)
             results = results._replace(fronted=fronted)
+        if "clients" in options.only:
+            cost = measure_clients(
+                folder,
+                keys(),
+                rounds=plan.rounds,
+                cached_calls=plan.cached_calls,
+                passes=plan.client_passes,
+                rotations=plan.rotations,
+            )
+            results = results._replace(clients=cost)
         if "doxstore" in options.only:
             proven = measure_proven(folder, keys(), rounds=plan.rounds, seconds=plan.seconds)
             results = results._replace(proven=proven)
@@ -108,6 +121,7 @@ def _as_json(results: Results, rounds: Rounds) -> dict[str, object]:
         "fronted": None
         if results.fronted is None
         else [{**each._asdict(), **_timed(one)} for each, one in results.fronted.measured.items()],
+        "clients": None if results.clients is None else clients_as_json(results.clients),
         "medians": {
             connections: {name: _timed(one) for name, one in by_server.items()}
             for connections, by_server in results.medians.items()

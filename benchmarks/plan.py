@@ -12,7 +12,9 @@ __all__ = ["FULL", "QUICK", "Plan"]
 
 
 class Plan(NamedTuple):
-    """``warm_up`` seconds per server and number of connections, not measured."""
+    """``warm_up`` seconds per server and number of connections, not measured. ``client_passes``:
+    how often a round of each client goes through all keys; ``rotations`` of the key that the
+    connected clients hold, and as many revocations."""
 
     warm_up: int
     rounds: int
@@ -21,6 +23,8 @@ class Plan(NamedTuple):
     cached_calls: int
     sizes: Sequence[int]
     ledger_entries: int
+    client_passes: int
+    rotations: int
 
 
 FULL = Plan(
@@ -31,6 +35,8 @@ FULL = Plan(
     cached_calls=200_000,
     sizes=SIZES,
     ledger_entries=ENTRIES,
+    client_passes=5,
+    rotations=10,
 )
 QUICK = Plan(
     warm_up=1,
@@ -40,4 +46,6 @@ QUICK = Plan(
     cached_calls=20_000,
     sizes=SIZES[:2],
     ledger_entries=200_000,
+    client_passes=1,
+    rotations=2,
 )

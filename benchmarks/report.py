@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from benchmarks.clients import ClientCost
+from benchmarks.clients_report import clients_lines, clients_verdicts
 from benchmarks.doxstore import DOXSTORE, ON_POSTGRES
 from benchmarks.doxstore import SYNC as DOXSTORE_SYNC
 from benchmarks.fronting import Fronted, fronting_lines, fronting_verdicts
@@ -53,6 +55,7 @@ class Results(NamedTuple):
     proven: Proven | None = None
     spread: Spread | None = None
     fronted: Fronted | None = None
+    clients: ClientCost | None = None
 
 
 def verdicts(results: Results) -> list[Verdict]:
@@ -69,6 +72,8 @@ def verdicts(results: Results) -> list[Verdict]:
                 "met" if taken <= _CACHED_GET_MICROSECONDS else "not met",
             )
         )
+    if results.clients is not None:
+        found += clients_verdicts(results.clients)
     if len(results.scale) > 1:
         found += scale_verdicts(results.scale[0], results.scale[-1])
     if results.spread is not None:
@@ -107,6 +112,31 @@ def render(results: Results) -> str:
     lines += ["", *row("what", "required", "goal", "measured", ""), *row(*["---"] * 5)]
     for verdict in verdicts(results):
         lines += row(*verdict)
+    lines += _parts(results)
+    lines += ["", "What is on disk when a value leaves:", ""]
+    lines += [
+        f"- {DOXSTORE}: {DOXSTORE_SYNC}.",
+        f"- {ON_POSTGRES}: {POSTGRES_SYNC}.",
+        f"- OpenBao: {OPENBAO_SYNC}.",
+    ]
+    lines += ["", _TWO_TOKENS]
+    on_record = [*results.on_record]
+    parts = (results.spread, results.fronted, results.clients)
+    on_record += [part.on_record for part in parts if part is not None]
+    for store, answers, entries in on_record:
+        text = (
+            f"The ledger of {store} held {entries:,} entries of revealed values after"
+            f" {answers:,} counted answers."
+        )
+        lines += ["", text]
+    return "\n".join(lines) + "\n"
+
+
+def _parts(results: Results) -> list[str]:
+    """Those that were measured, each by itself."""
+    lines: list[str] = []
+    if results.clients is not None:
+        lines += clients_lines(results.clients)
     if results.scale:
         lines += scale_lines(results.scale)
     if results.spread is not None:
@@ -117,19 +147,4 @@ def render(results: Results) -> str:
         lines += proven_lines(results.proven)
     if results.ledger is not None:
         lines += ledger_lines(results.ledger)
-    lines += ["", "What is on disk when a value leaves:", ""]
-    lines += [
-        f"- {DOXSTORE}: {DOXSTORE_SYNC}.",
-        f"- {ON_POSTGRES}: {POSTGRES_SYNC}.",
-        f"- OpenBao: {OPENBAO_SYNC}.",
-    ]
-    lines += ["", _TWO_TOKENS]
-    on_record = [*results.on_record]
-    on_record += [part.on_record for part in (results.spread, results.fronted) if part is not None]
-    for store, answers, entries in on_record:
-        text = (
-            f"The ledger of {store} held {entries:,} entries of revealed values after"
-            f" {answers:,} counted answers."
-        )
-        lines += ["", text]
-    return "\n".join(lines) + "\n"
+    return lines
