@@ -107,6 +107,9 @@ def test_entries_become_keys_with_the_names_that_they_can_have(
         assert store.get(path).json["value"] == value, path
     again = doxstore(store, "vault", "adopt", *options, "--apply", code=1)
     assert (again["adopted"], again["known"]) == (0, 2)
+    looked = run_doxstore("doctor", "--data", store.data, "--key-file", store.key_file, "--json")
+    checks = {each["check"]: each["status"] for each in json.loads(looked.stdout)["checks"]}
+    assert checks["records"] == "ok", looked.stdout
     for value in ("sk-live", "s3cret-odd"):
         assert value not in store.log_text() + json.dumps([told, planned, only, done, again])
 

@@ -65,7 +65,7 @@ class RecordReader:
     def record(self, kind: type[Record], row: sa.RowMapping) -> Record | None:
         """The record in ``row``; None, and an alarm, if its MAC does not hold."""
         shape = shape_of(kind)
-        return self._checked(kind, shape, [row[name] for name in shape.names], row["mac"])
+        return self._checked(kind, shape, shape.named_fields(row), row["mac"])
 
     def read(self, kind: type[Record], row: Sequence[Any]) -> Record | None:
         """The same for a row as the driver has it, in the order of what the shape selects."""
@@ -136,6 +136,7 @@ class Shape:
             (at, *_conversion(column.type, hints[column.name]))
             for at, column in enumerate(self.columns[:-1])
         ]
+        self._flags = [at for at, name in enumerate(self.names) if hints[name] is bool]
         self._from_row = [(at, convert) for at, convert, _ in conversions if convert is not None]
         self._to_row = [(at, convert) for at, _, convert in conversions if convert is not None]
 
@@ -149,6 +150,13 @@ class Shape:
     def fields(self, row: Sequence[Any]) -> list[Any]:
         """The fields in a row as the driver has it."""
         return _converted(row[: len(self.names)], self._from_row)
+
+    def named_fields(self, row: sa.RowMapping) -> list[Any]:
+        """The fields in a row as SQLAlchemy has it, whose columns lack a type for flags alone."""
+        fields = [row[name] for name in self.names]
+        for at in self._flags:
+            fields[at] = bool(fields[at])
+        return fields
 
     def columns_of(self, fields: Sequence[Any]) -> list[Any]:
         """The inverse of `fields`."""
