@@ -54,8 +54,9 @@ class MemoryVault:
         self._asked("check")
 
     def store(self, binding: Binding, value: bytes, about: About) -> bytes:
-        del about
         self._asked("store")
+        with self._lock:
+            self._check_free(binding, about)
         self._pending.setdefault(binding.version_id, value.decode())
         return _place(pending=binding.version_id)
 
@@ -85,9 +86,8 @@ class MemoryVault:
         path, field = (home.path, home.field or _FIELD) if home else (_path(binding), _FIELD)
         with self._lock:
             value = self._opened(binding, place).value.decode()
+            self._check_free(binding, about)
             entry = self._entries.get(path)
-            if entry is not None and home is None and not entry.managed:
-                raise error_for("vault_conflict", f"What lies at {path} is no store's.")
             if entry is None:
                 entry = self._made(path, managed=True)
             if entry.number > about.number and entry.number not in about.passed:
@@ -102,6 +102,11 @@ class MemoryVault:
             entry.number = about.number
             self._pending.pop(binding.version_id, None)
             return _place(path=path, serial=entry.serial, version=len(entry.versions), field=field)
+
+    def _check_free(self, binding: Binding, about: About) -> None:
+        entry = self._entries.get(_path(binding))
+        if about.home is None and entry is not None and not entry.managed:
+            raise error_for("vault_conflict", f"What lies at {_path(binding)} is no store's.")
 
     def withdraw(self, binding: Binding, place: bytes) -> None:
         self._asked("withdraw")

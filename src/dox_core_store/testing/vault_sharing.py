@@ -80,9 +80,21 @@ class SharedVaultConformance(VaultCase):
     def test_a_name_that_is_taken_is_a_conflict(self, vault: Vault, tools: VaultTools) -> None:
         binding = self.binding()
         tools.change(binding, b"theirs")
-        with refused_as("vault_conflict"):
-            vault.promote(binding, vault.store(binding, b"ours", about(1)), about(1))
+        with refused_as("vault_conflict"):  # before it is said to be stored
+            vault.store(binding, b"ours", about(1))
+        assert vault.find(binding) is None
         assert tools.shows(binding) == b"theirs"
+
+    def test_a_name_that_is_taken_meanwhile_is_a_conflict(
+        self, vault: Vault, tools: VaultTools
+    ) -> None:
+        binding = self.binding()
+        place = vault.store(binding, b"ours", about(1))
+        tools.change(binding, b"theirs")
+        with refused_as("vault_conflict"):
+            vault.promote(binding, place, about(1))
+        assert tools.shows(binding) == b"theirs"
+        assert vault.open(binding, place) == (b"ours", False)
 
     def test_entries_are_listed_without_what_waits(self, vault: Vault, tools: VaultTools) -> None:
         binding, path = self.binding(), f"listed/{secrets.token_hex(6)}"

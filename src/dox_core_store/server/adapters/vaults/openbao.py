@@ -38,7 +38,7 @@ from dox_core_store.server.adapters.vaults.openbao_place import (
     target_of,
 )
 from dox_core_store.server.adapters.vaults.openbao_policy import PENDING
-from dox_core_store.server.adapters.vaults.openbao_promotion import Promotion
+from dox_core_store.server.adapters.vaults.openbao_promotion import Promotion, check_free
 from dox_core_store.server.adapters.vaults.openbao_reading import (
     claimed_place,
     missing,
@@ -77,6 +77,8 @@ class OpenBaoVault:
     def store(self, binding: Binding, value: bytes, about: About) -> bytes:
         engine, path = self._engine(), pending_path(binding)
         text, target = _text(value), target_of(binding, about.home)
+        if not target.shared:  # said before anything is stored: a promotion could only wait
+            check_free(engine.read(target.path), target, binding)
         for _ in range(_ATTEMPTS):
             if (made := engine.write(path, {FIELD: text}, 0)) is not None:
                 engine.describe(path, description_of(binding, about))

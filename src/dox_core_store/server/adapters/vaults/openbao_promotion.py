@@ -23,12 +23,28 @@ from dox_core_store.server.adapters.vaults.openbao_reading import claimed_place,
 from dox_core_store.server.domain.envelope import Binding
 from dox_core_store.server.ports import About
 
-__all__ = ["Promotion"]
+__all__ = ["Promotion", "check_free", "seen_at"]
 
 _ATTEMPTS = 5
 _MAX_VERSIONS = 100
 """How many the engine keeps of a key: its own default of 10 would drop versions that the store may
 still go back to. Its claims name 40, so that what else was written there has room too."""
+
+
+def seen_at(engine: KvEngine, target: Target) -> Version:
+    """What the engine has at ``target`` now, be it a description alone."""
+    seen = engine.read(target.path)
+    return seen if seen.number else engine.described(target.path)
+
+
+def check_free(seen: Version, target: Target, binding: Binding) -> None:
+    """Raises ``vault_conflict`` where ``seen`` is somebody else's."""
+    claims = Claims(seen.custom)
+    theirs = claims.managed if target.adopted else seen.number > 0
+    if theirs and not claims.belong_to(binding):
+        raise error_for(
+            "vault_conflict", f"What lies at {target.path} in the vault is not this key's."
+        )
 
 
 class Promotion:
@@ -44,14 +60,9 @@ class Promotion:
         """Where the version lies from now on. Raises ``vault_conflict``, ``vault_value_missing``,
         ``value_damaged``."""
         for _ in range(_ATTEMPTS):
-            seen = self._seen()
+            seen = seen_at(self._engine, self._target)
             claims = Claims(seen.custom)
-            theirs = claims.managed if self._target.adopted else seen.number > 0
-            if theirs and not claims.belong_to(self._binding):
-                raise error_for(
-                    "vault_conflict",
-                    f"What lies at {self._target.path} in the vault is not this key's.",
-                )
+            check_free(seen, self._target, self._binding)
             if place.path == self._target.path and place.home is None:
                 return self._taken_over(claims, place)
             done = claimed_place(self._engine, self._binding, self._target, place.digest, seen)
@@ -63,10 +74,6 @@ class Promotion:
             if (written := self._written(seen, claims, place)) is not None:
                 return self._settled(written)
         raise vault_unavailable(f"{self._target.path} is changed in the vault all the time.")
-
-    def _seen(self) -> Version:
-        seen = self._engine.read(self._target.path)
-        return seen if seen.number else self._engine.described(self._target.path)
 
     def _taken_over(self, claims: Claims, place: Place) -> Place:
         """What lies there already, be it from somebody else, becomes the store's as it lies."""
