@@ -114,6 +114,20 @@ def test_entries_become_keys_with_the_names_that_they_can_have(
         assert value not in store.log_text() + json.dumps([told, planned, only, done, again])
 
 
+def test_a_name_for_what_is_not_there_stops_before_anything_is_taken_over(
+    fronting: RunningStore,
+) -> None:
+    store = fronting
+    typo = ["--map", "production/payments/stirpe=payments.card"]
+    assert doxstore(store, "vault", "adopt", *typo)["adopted"] > 0
+    refused = run_doxstore(
+        "vault", "adopt", *typo, "--apply", KEY_SERVICE_URL=store.url, ADMIN_TOKEN=store.admin_token
+    )
+    assert refused.returncode == 1
+    assert "production/payments/stirpe" in refused.stderr
+    assert store.get("payments.stripe").status == 404
+
+
 def test_what_was_adopted_is_written_where_it_lies_and_what_is_shared_is_split(
     fronting: RunningStore, site: BaoSite
 ) -> None:

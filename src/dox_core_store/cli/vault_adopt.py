@@ -94,6 +94,11 @@ def adopt(  # noqa: PLR0917 - options
         names = Names(environments=environments, environment=environment, renames=renames)
         where = await _where(service, vault)
         found = await _Found.listed(service, where, names, shown=not as_json)
+        if apply and names.unused:  # or it would be taken over by a name that nobody wants
+            raise InvalidRequestError(
+                "invalid_field",
+                f"Nothing there is called {', '.join(names.unused)}. Nothing was taken over.",
+            )
         planned = found.named
         if only is not None:
             asked = await _ask(
@@ -128,6 +133,7 @@ class _Found:
                 listed(1)
                 if entry.managed:
                     found.managed += 1
+                    names.skip(entry.path or "")
                     continue
                 for each in names.of(entry):
                     if isinstance(each, Unnamed):

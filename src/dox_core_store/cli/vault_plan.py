@@ -50,6 +50,10 @@ class Names:
         """What was to be renamed and is not there."""
         return sorted(self._renames.keys() - self._used)
 
+    def skip(self, path: str) -> None:
+        """A store has ``path`` already: names for it are no mistake, since it may be run again."""
+        self._used |= {each for each in self._renames if f"{each}.".startswith(f"{path}.")}
+
     def of(self, entry: wire.VaultEntry) -> list[wire.AdoptEntry | Unnamed]:
         """What is to become of each field of ``entry``."""
         shared = len(entry.fields) > 1
