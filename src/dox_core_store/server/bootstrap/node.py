@@ -172,6 +172,7 @@ class Node:
             await self._sealing.stop()
         await self._background.stop()
         if self._composed is not None:
+            await self._composed.feed.stop()
             self._composed.refusals.flush()
             self._composed.fronting.vaults.close()
         await self._backing.stop()

@@ -51,6 +51,8 @@ class Feed:
         self._lease = lease_seconds
         self._lock = asyncio.Lock()
         self._looking: asyncio.Task[None] | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._ended = False
         self.applied = 0
         self.until = -math.inf
         """Until when (monotonic seconds) ``applied`` may be taken for all that there is: where
@@ -68,8 +70,18 @@ class Feed:
 
     def wake(self) -> None:
         """Somebody says that there are changes: look soon, and once for many who say so."""
-        if self._looking is None:
+        if self._looking is None and not self._ended:
             self._looking = asyncio.get_running_loop().create_task(self._look())
+            self._under_way.add(self._looking)
+            self._looking.add_done_callback(self._under_way.discard)
+
+    async def stop(self) -> None:
+        """Nobody looks after this, whoever says that there are changes: the catalog is to close."""
+        self._ended = True
+        under_way = list(self._under_way)
+        for task in under_way:
+            task.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
 
     async def _look(self) -> None:
         self._looking = None  # who says so from here on means what may not be seen below
