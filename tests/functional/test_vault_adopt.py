@@ -166,6 +166,10 @@ def test_a_vault_is_set_up_by_the_command(
         "The policy by-command was written.",
     ]
     assert done[1][0] == "A KV engine, version 2, is at kv-by-command already."
+    printed = run_doxstore(*command).stdout
+    assert f'vault = "{address}"' in printed
+    other = run_doxstore("vault", "setup", "aws", address)
+    assert "an address of openbao, not of aws" in other.stderr
     body = {"policies": ["by-command"], "no_default_policy": True, "period": "1h"}
     token = openbao.call("POST", "auth/token/create", body)["auth"]["client_token"]
     file = tmp_path / "token"

@@ -10,7 +10,7 @@ import typer
 
 from dox_core_store.cli.command import Command
 from dox_core_store.cli.option import ConfigFile, Json
-from dox_core_store.cli.output import show_json
+from dox_core_store.cli.output import note, show_json
 from dox_core_store.cli.session import local_settings, needs_server_extra
 from dox_core_store.errors import ConfigurationError
 
@@ -66,6 +66,8 @@ def setup(
                 typer.echo(line)
         if as_json:
             show_json({"vault": name, "done": done})
+        else:
+            note("What remains, a login and the setting, is printed without --apply.")
         return
     if as_json:
         show_json({"vault": name, "steps": [each._asdict() for each in steps]})

@@ -6,6 +6,7 @@ Needs no store, and no credentials but an administrator's where it is to be done
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ def setup_steps(
     `ConfigurationError` ``bad_setting``, also where the address is of another ``kind``."""
     address = _address(kind, text)
     if address.kind is VaultKind.OPENBAO:
-        return address.name, _openbao_steps(address, policy_name)
+        return address.name, [*_openbao_steps(address, policy_name), _setting(text)]
     steps = [
         SetupStep(
             "A policy of IAM for the role or user of the store:", vault_policy(address, account)
@@ -52,7 +53,7 @@ def setup_steps(
         steps.append(
             SetupStep("The role's own trust policy has to name whoever that is, as in:", _TRUST)
         )
-    return address.name, steps
+    return address.name, [*steps, _setting(text)]
 
 
 def apply_setup(text: str, *, token: str, policy_name: str) -> Iterator[str]:
@@ -111,6 +112,11 @@ def _openbao_steps(address: VaultAddress, policy_name: str) -> list[SetupStep]:
     ]
 
 
+def _setting(text: str) -> SetupStep:
+    what = "And the setting of every node, with where its credentials are (docs/operations.md):"
+    return SetupStep(what, f"vault = {json.dumps(text)}\n")
+
+
 def _login(address: VaultAddress, tool: str, policy_name: str) -> str:
     login = Login(address.option("login", Login.TOKEN))
     mount, role = address.option("auth_mount", login), address.option("role", "doxstore")
@@ -138,5 +144,7 @@ def _login(address: VaultAddress, tool: str, policy_name: str) -> str:
 def _address(kind: str, text: str) -> VaultAddress:
     address = parse_vault(text)
     if address.kind != kind:
-        raise ConfigurationError("bad_setting", f"{address.name} is not at {kind}.")
+        raise ConfigurationError(
+            "bad_setting", f"{address.name} is an address of {address.kind}, not of {kind}."
+        )
     return address
