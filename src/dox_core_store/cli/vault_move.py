@@ -88,6 +88,8 @@ def move(
         failed = [*moved.failed, *([] if erased is None else erased.failed)]
         _report(to, moved, erased, failed, as_json=as_json)
         new = [each.vault async for each in service.list_vaults() if each.takes_new]
+        if prefix and not moved.moved and not moved.skipped and not failed:
+            note(f"No key is called {prefix}, or lies below it.")
         if moved.moved and new and to.partition("?")[0] != new[0].partition("?")[0]:
             note(f"New values still go to {new[0]}: that is the server's setting `vault`.")
         return not failed
