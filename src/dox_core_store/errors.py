@@ -462,7 +462,8 @@ CODES: dict[str, Code] = {
     "ledger_unavailable": Code(
         StoreUnavailableError,
         "The access cannot be put on record",
-        "Nothing was revealed. See `docs/operations.md`: usually a full or slow disk.",
+        "Nothing was revealed. See `docs/operations.md`: usually a full or slow disk, or a"
+        " database that does not answer.",
     ),
     "sink_behind": Code(
         StoreUnavailableError,

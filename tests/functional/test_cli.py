@@ -201,6 +201,14 @@ def test_without_the_server_extra_a_command_on_files_says_what_is_missing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_init_says_which_folder_it_cannot_make(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    place = ["--data", tmp_path / "file" / "data", "--key-file", tmp_path / "root.key"]
+    detail = refused(run_doxstore("init", *place), CONFIGURATION, "store_read_only")
+    assert str(tmp_path / "file" / "data") in detail
+    assert not (tmp_path / "root.key").exists()
+
+
 # --- keys -------------------------------------------------------------------------------------
 
 
@@ -650,3 +658,4 @@ def test_the_doctor_does_not_need_a_store_that_opens(tmp_path: Path) -> None:
     place = ("--data", tmp_path / "none", "--key-file", tmp_path / "none.key")
     found = checks(run_doxstore("doctor", *place, "--json"))
     assert (found["folder"], found["seal"]) == ("failure", "failure")
+    assert found["key file"] == "warning"

@@ -157,6 +157,8 @@ def _key_file(folder: Path, key_file: str) -> Finding:
             WARNING,
             f"{path} lies beside the data: whoever copies the folder has the values",
         )
+    if not path.exists():
+        return Finding("key file", WARNING, f"{path} is not there")
     return Finding("key file", OK, f"{path} lies outside the data")
 
 

@@ -165,6 +165,11 @@ def load_settings(
     named = config or (Path(environ[_PREFIX + "CONFIG"]) if _PREFIX + "CONFIG" in environ else None)
     values: dict[str, Any] = {} if named is None else _read(named)
     known = frozenset(Settings.__struct_fields__)
+    for name in values:
+        if name not in known:
+            raise ConfigurationError(
+                "bad_setting", f"{named}: {name} is not a setting of this server."
+            )
     for name, text in environ.items():
         if name.startswith(_PREFIX):
             setting = name.removeprefix(_PREFIX).lower()

@@ -85,6 +85,9 @@ def test_tls_takes_both_files(one: str) -> None:
 
 def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
     assert "absent.toml" in refused({}, {}, tmp_path / "absent.toml")
+    typo = tmp_path / "typo.toml"
+    typo.write_text('databse = ""')
+    assert f"{typo}: databse is not a setting" in refused({}, {}, typo)
     broken = tmp_path / "broken.toml"
     broken.write_text("port = ")
     assert "broken.toml" in refused({}, {}, broken)

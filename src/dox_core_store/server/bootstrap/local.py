@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dox_core_store import wire
-from dox_core_store.errors import NotFoundError
+from dox_core_store.errors import ConfigurationError, NotFoundError
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.adapters.clock import SystemClock
 from dox_core_store.server.adapters.process import local_caller
@@ -93,7 +93,12 @@ def init_store(
     """
     folder, place = Path(settings.data), place_of(settings)
     place.check_free()  # asked before a key file is made for nothing
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a key file is made in it
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # before a key file is made in it
+    except OSError as error:
+        raise ConfigurationError(
+            "store_read_only", f"{folder} cannot be written: {error.strerror}."
+        ) from error
     store_id = new_store_id()
     made = _made_slot(kind, settings, store_id, new=new, label=None)
     if keep is not None and made.shares:
