@@ -201,6 +201,14 @@ def test_without_the_server_extra_a_command_on_files_says_what_is_missing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_init_says_how_to_serve_with_the_settings_that_it_was_given(tmp_path: Path) -> None:
+    config = tmp_path / "doxstore.toml"
+    config.write_text("port = 8421")
+    place = ["--data", tmp_path / "data", "--key-file", tmp_path / "root.key"]
+    told = run_doxstore("init", *place, "--config", config).stderr
+    assert f"doxstore serve --config {config} --data" in told
+
+
 def test_init_says_which_folder_it_cannot_make(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     place = ["--data", tmp_path / "file" / "data", "--key-file", tmp_path / "root.key"]

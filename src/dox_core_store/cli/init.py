@@ -140,7 +140,8 @@ def init(
         print_shares(made.shares, threshold)
     opened = f"--key-file {told['key_file']}" if kind == "key-file" else f"--unseal-with {kind}"
     there = f"--database '{settings.database}' " if settings.database else ""
-    note(f"Serve it: doxstore serve {there}--data {told['data']} {opened}")
+    rest = f"--config {config.resolve()} " if config else ""
+    note(f"Serve it: doxstore serve {rest}{there}--data {told['data']} {opened}")
 
 
 def _check_key_file(folder: Path, key_file: str) -> None:
