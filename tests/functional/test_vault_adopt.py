@@ -185,6 +185,14 @@ def test_a_vault_is_set_up_by_the_command(
     assert "vault_refused" in bad.stderr
 
 
+def test_a_move_of_no_key_says_so(fronting: RunningStore, site: BaoSite) -> None:
+    move = ("vault", "move", "--to", f"openbao+{site.bao.url}/{site.mount}/{site.prefix}")
+    asked = {"KEY_SERVICE_URL": fronting.url, "ADMIN_TOKEN": fronting.admin_token}
+    assert "No key is called none" in run_doxstore(*move, "--prefix", "none", **asked).stderr
+    there = run_doxstore(*move, "--prefix", "team", **asked)
+    assert (there.returncode, "No key" in there.stderr) == (0, False)
+
+
 def test_what_a_vault_says_no_to_is_told(fronting: RunningStore, site: BaoSite) -> None:
     site.call("PUT", f"sys/policies/acl/{site.policy}", {"policy": "# nothing"})
     (first, _) = doxstore(fronting, "vault", "check", code=1)
