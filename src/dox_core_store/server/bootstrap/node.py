@@ -157,8 +157,8 @@ class Node:
         it has noticed is answered still."""
         self._ready = False
         self._log.info("stopping")
-        if self._composed is not None:  # their clients go to another node, and hold up no end
-            self._composed.events.close()
+        if self._composed is not None:
+            self._composed.events.close()  # their clients go to another node, and hold up no end
         if not self.failed.is_set():
             await asyncio.sleep(self._settings.drain_seconds)
 
@@ -336,8 +336,7 @@ class Node:
         return Readiness("ready" if ok else "not_ready", checks)
 
     def _begin_anew(self, why: str) -> None:
-        """The ledger goes on without this node."""
-        self._log.critical("node_begins_anew", reason=why)
+        self._log.critical("node_begins_anew", reason=why)  # the ledger goes on without this node
         self._fail(BeginAnewError(why))
 
     def _alarm(self, table: str, identity: str) -> None:
