@@ -34,6 +34,9 @@ __all__ = ["Read", "Session", "StoreConnection"]
 _AT_FIRST_REQUEST = ("httpcore2", "anyio._backends._asyncio")
 """What the HTTP library imports in the middle of its first request, if it is not there by then."""
 
+_Here = tuple[int, asyncio.AbstractEventLoop]
+"""A process and an event loop in it."""
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
@@ -59,7 +62,8 @@ class StoreConnection:
         self._endpoint = endpoint
         self._credential = credential
         self._transport: type[HttpTransport] | None = None
-        self._sessions: dict[tuple[int, asyncio.AbstractEventLoop], Session] = {}
+        self._loading: dict[_Here, asyncio.Task[type[HttpTransport]]] = {}
+        self._sessions: dict[_Here, Session] = {}
 
     async def ask(self, call: Call, read: Read[T]) -> T:
         """What ``read`` makes of the reply to ``call``."""
@@ -103,11 +107,16 @@ class StoreConnection:
         here = (os.getpid(), asyncio.get_running_loop())
         if here in self._sessions:
             return self._sessions[here]
-        make = self._transport = self._transport or await _loaded()
-        session = self._sessions.get(here)  # another caller may have come back first
+        if self._transport is None:
+            # All who wait here come back at once, before a flight of the first could land.
+            if here not in self._loading:
+                self._loading[here] = asyncio.ensure_future(_loaded())
+            self._transport = await asyncio.shield(self._loading[here])
+            self._loading.pop(here, None)
+        session = self._sessions.get(here)
         if session is None:
             self._drop_ended()
-            transport, flights = make(self._endpoint), Flights[HeldKey]()
+            transport, flights = self._transport(self._endpoint), Flights[HeldKey]()
             ending = _ending(transport, flights, lambda: self._sessions.pop(here, None))
             session = self._sessions[here] = Session(transport, flights, ending)
             await anext(ending)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import inspect
 import os
 import selectors
 import threading
@@ -117,27 +116,18 @@ class _Loop(asyncio.SelectorEventLoop):
 
 async def _ended() -> None:
     """End everything on the running loop in order. What that begins itself has its time, too."""
-    loop = asyncio.get_running_loop()
     for patience_seconds in (_LAST_SECONDS, _LAST_SECONDS / 4):
         told = _others()
-        while not all(map(_has_begun, told)):
-            # A task that is cancelled before it began may leave what it was to await never awaited.
-            await asyncio.sleep(0)
+        # A task that is cancelled before it began may leave what it was to await never awaited.
+        await asyncio.sleep(0)
         for task in told:
             task.cancel()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience_seconds):
                 while left := _others():
                     await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
-    await loop.shutdown_asyncgens()
+    await asyncio.get_running_loop().shutdown_asyncgens()
 
 
 def _others() -> set[asyncio.Task[Any]]:
     return {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
-
-
-def _has_begun(task: asyncio.Task[Any]) -> bool:
-    work = task.get_coro()
-    return task.done() or not (
-        inspect.iscoroutine(work) and inspect.getcoroutinestate(work) == inspect.CORO_CREATED
-    )

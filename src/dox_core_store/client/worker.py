@@ -109,7 +109,10 @@ class Worker:
 
     def stop(self, *, wait: bool = True) -> None:
         """End the thread, and what it does in order. A later call starts another one."""
-        thread = self._ending()
+        with self._changing:
+            thread, self._thread = self._thread, None
+            if thread is not None:
+                thread.end()
         if wait and thread is not None and thread is not threading.current_thread():
             thread.join(_END_SECONDS)
 
@@ -146,13 +149,7 @@ class Worker:
                     thread.loop.close()
                     raise
                 self._thread = thread
-            return thread
-
-    def _ending(self) -> LoopThread | None:
-        with self._changing:
-            thread, self._thread = self._thread, None
-            if thread is not None:
-                thread.end()
+                _threads.add(thread)
             return thread
 
 
@@ -161,11 +158,14 @@ def _closed() -> ConnectionFailedError:
 
 
 _alive: weakref.WeakSet[Worker] = weakref.WeakSet()
+_threads: weakref.WeakSet[LoopThread] = weakref.WeakSet()
+"""Also those that end without anybody waiting for it."""
 
 
 @atexit.register
 def _stop_all() -> None:
     deadline = time.monotonic() + _END_SECONDS
-    for thread in [worker._ending() for worker in list(_alive)]:  # noqa: SLF001 - all at once
-        if thread is not None:
-            thread.join(max(0.0, deadline - time.monotonic()))
+    for worker in list(_alive):
+        worker.stop(wait=False)
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
