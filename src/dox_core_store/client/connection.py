@@ -110,9 +110,9 @@ class StoreConnection:
         if self._transport is None:
             # All who wait here come back at once, before a flight of the first could land.
             if here not in self._loading:
-                self._loading[here] = asyncio.ensure_future(_loaded())
+                loading = self._loading[here] = asyncio.ensure_future(_loaded())
+                loading.add_done_callback(lambda _: self._loading.pop(here, None))
             self._transport = await asyncio.shield(self._loading[here])
-            self._loading.pop(here, None)
         session = self._sessions.get(here)
         if session is None:
             self._drop_ended()

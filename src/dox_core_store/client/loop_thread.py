@@ -74,6 +74,8 @@ class LoopThread(threading.Thread):
         """In a process that was forked: let go of the parent's sockets, which would else be open
         until both had closed them, and of what the parent waits on, which both would change. The
         numbers stay taken, for the objects that know them close them one day."""
+        if self.loop.is_closed():
+            return
         nowhere = os.open(os.devnull, os.O_RDWR)
         try:
             numbers = {each.fd for each in self._selector.get_map().values()}

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import sqlalchemy as sa
+
 from dox_core_store.errors import DoxStoreError
+from dox_core_store.server.adapters.sql.faults import unavailable
 from dox_core_store.server.ports import Leases
 
 __all__ = ["Background", "alone_by"]
@@ -18,6 +22,7 @@ def alone_by(leases: Leases) -> Callable[[str, Step], Step]:
     """Makes a step that is done by one node at a time, by the lease named."""
 
     def alone(lease: str, step: Step) -> Step:
+        @functools.wraps(step)
         async def stepped() -> None:
             if await asyncio.to_thread(leases.hold, lease) is not None:
                 await step()
@@ -29,12 +34,14 @@ def alone_by(leases: Leases) -> Callable[[str, Step], Step]:
 
 class Background:
     """Steps that are repeated until `stop`. What a step refuses is told by readiness and by every
-    read; a fault of ours is reported, and the next round comes all the same."""
+    read, and logged once for as long as it is the same; a fault of ours is reported. The next round
+    comes all the same."""
 
     def __init__(self, *, log: Any, report: Callable[[BaseException, str], None]) -> None:
         self._log = log
         self._report = report
         self._tasks: set[asyncio.Task[None]] = set()
+        self._refused: dict[str, str] = {}
 
     def every(self, seconds: float, step: Callable[[], Awaitable[None] | None]) -> None:
         """Run ``step``, ``seconds`` after it last ended."""
@@ -56,11 +63,20 @@ class Background:
             await self._done(step)
 
     async def _done(self, step: Callable[[], Awaitable[None] | None]) -> None:
+        name = getattr(step, "__qualname__", "step")
         try:
             waited = step()
             if waited is not None:
                 await waited
+            self._refused.pop(name, None)
         except DoxStoreError as error:
-            self._log.warning("background_refused", code=error.code)
+            self._tell(name, error)
+        except sa.exc.DBAPIError as error:
+            self._tell(name, unavailable(error))
         except Exception as error:  # noqa: BLE001 - reported; what is repeated is tried again
             self._report(error, "background")
+
+    def _tell(self, name: str, error: DoxStoreError) -> None:
+        if self._refused.get(name) != error.code:
+            self._refused[name] = error.code
+            self._log.warning("background_refused", step=name, code=error.code, detail=error.detail)

@@ -26,19 +26,19 @@ class VaultNames:
         self, *, known: Collection[str], here: bool, name_of: Callable[[str], str]
     ) -> None:
         self._known = known
-        self._here = here
+        self.has_here = here
         self._name_of = name_of
 
     def place(self, text: str) -> str:
         """What the catalog calls the place ``text``: nothing for `HERE`. Raises
         ``unknown_vault``."""
-        return "" if text == HERE and self._here else self.vault(text)
+        return "" if text == HERE and self.has_here else self.vault(text)
 
     def vault(self, text: str) -> str:
         """The same for a vault."""
         name = text if text in self._known else self._name_of(text)
         if name not in self._known:
-            known = ", ".join([*self._known, *([HERE] if self._here else [])])
+            known = ", ".join([*self._known, *([HERE] if self.has_here else [])])
             raise InvalidRequestError(
                 "unknown_vault",
                 f"This node knows {known or 'no vault'}, not {text[:_SHOWN_CHARACTERS]!a}.",

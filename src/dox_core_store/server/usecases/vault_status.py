@@ -45,7 +45,7 @@ class VaultStatus:
         require(caller.roles, Permission.MANAGE_VAULTS)
         lying = await self._catalog.lying()
         names = [*self._vaults.names, *(each for each in lying if each not in self._vaults.names)]
-        if "" not in names:
+        if "" not in names and self._names.has_here:
             names.append("")
         errors = await asyncio.gather(*map(self._error, names))
         states = [
