@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import logging
 import ssl
 import time
 from collections.abc import AsyncGenerator, Callable
@@ -66,11 +67,31 @@ def failure_of(error: BaseException, *, url: str) -> ConnectionFailedError:
     )
 
 
+class _Quiet(logging.Filter):
+    """Keeps the library's note of each call to a store out of the service's log: the client makes
+    calls by itself all the time. What else a process asks by the library is noted as before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.urls: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        noted = record.args
+        if record.levelno != logging.INFO or not isinstance(noted, tuple) or len(noted) <= 1:
+            return True
+        return not any(str(noted[1]).startswith(url) for url in self.urls)
+
+
+_quiet = _Quiet()
+logging.getLogger("httpx2").addFilter(_quiet)
+
+
 class HttpTransport:
     """Connections to one endpoint, kept alive between calls."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._url = endpoint.url
+        _quiet.urls.add(f"{endpoint.url}/")
         self._timeout_seconds = endpoint.timeout_seconds
         self._nonce: str | None = None
         self._client = httpx2.AsyncClient(

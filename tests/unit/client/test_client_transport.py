@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import logging
 import ssl
 import traceback
 from datetime import UTC, datetime, timedelta
@@ -237,3 +238,15 @@ def test_a_private_authority_is_trusted_when_named_and_only_then(
         monkeypatch.setenv("KEY_SERVICE_CA_FILE", str(trusted))
         client = KeyClient("jules-mcp", token(), store.url)
         assert asyncio.run(client.get_key(JULES)).value == "over TLS"
+
+
+def test_calls_to_the_store_are_not_noted_in_the_services_log(
+    store: ScriptedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What else the process asks by the same library is."""
+    caplog.set_level(logging.INFO)
+    asyncio.run(KeyClient("jules-mcp", token(), store.url, follow=False).get_key(JULES))
+    assert [each for each in caplog.records if each.name == "httpx2"] == []
+    with ScriptedStore() as other:
+        httpx2.get(f"{other.url}/elsewhere")
+        assert [each.name for each in caplog.records if each.name == "httpx2"] == ["httpx2"]
