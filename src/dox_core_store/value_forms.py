@@ -43,6 +43,7 @@ def _forms(value: str) -> Iterator[str]:
         yield quoted
         yield _HEX.sub(lambda found: found[0].lower(), quoted)
     for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        yield encode(raw).decode()
         yield encode(raw).decode().rstrip("=")
         for before in range(3):
             # Amid other bytes, as in "user:password": three bytes are four characters, so there

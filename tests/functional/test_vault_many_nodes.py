@@ -69,7 +69,9 @@ def shown(site: BaoSite, path: str = PATH) -> str | None:
     return None if found is None else str(found["data"]["value"])
 
 
-def test_of_two_nodes_that_write_one_key_before_a_slow_vault_one_wins(fronting: Fronting) -> None:
+def test_of_two_nodes_that_write_one_key_before_a_slow_vault_one_wins(
+    fronting: Fronting, postgres: Postgres
+) -> None:
     cluster, site, wire, _ = fronting
     cluster[0].put(KEY, "one")
     cluster[1].put("another.key", "one")  # it has logged in
@@ -83,7 +85,8 @@ def test_of_two_nodes_that_write_one_key_before_a_slow_vault_one_wins(fronting: 
     with wire.holding():
         for thread in threads:
             thread.start()
-        until(lambda: len(site.waiting()) == 2, "both are on their way")
+        begun = "SELECT count(*) FROM vault_task WHERE act = 'store'"
+        until(lambda: postgres.run(cluster.database, begun) == [(2,)], "both are on their way")
         assert shown(site) == "one"
         assert not told
     for thread in threads:
