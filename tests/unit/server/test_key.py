@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dox_core_store.errors import ConflictError, InvalidRequestError, PayloadTooLargeError
+from dox_core_store.key_path import KeyAddress
 from dox_core_store.sensitive import Sensitive
 from dox_core_store.server.domain.key import (
     MAX_VALUE_BYTES,
@@ -183,6 +184,9 @@ def test_who_is_handed_what(
         assert expired.code == (expected or "key_expired")
     stranger = refusal(state, None, NOW, "stranger")
     assert stranger is not None
+    named = refusal(state, None, NOW, "stranger", KeyAddress("a.b", "staging"))
+    assert named is not None
+    assert " version of a.b.staging " in named.detail
 
 
 @pytest.mark.parametrize(

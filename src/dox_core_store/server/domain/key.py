@@ -157,18 +157,32 @@ def check_promotion(pending: VersionRecord, head: VersionRecord | None, now: dat
 
 
 def refusal(
-    state: State, expires_at: datetime | None, now: datetime, reader: str
+    state: State,
+    expires_at: datetime | None,
+    now: datetime,
+    reader: str,
+    address: KeyAddress | None = None,
 ) -> GoneError | None:
-    """Why a version is not handed to ``reader`` (``service`` or ``maintainer``), if so."""
+    """Why a version (of ``address``) is not handed to ``reader`` (``service`` or ``maintainer``),
+    if so."""
     if state is State.REVOKED:
-        return GoneError("version_revoked", "This version was revoked and is handed out nowhere.")
+        return GoneError(
+            "version_revoked", f"This version{_of(address)} was revoked and is handed out nowhere."
+        )
     if state is State.DESTROYED:
-        return GoneError("version_destroyed", "This version was destroyed.")
+        return GoneError("version_destroyed", f"This version{_of(address)} was destroyed.")
     if reader not in READABLE[state]:
-        return GoneError("version_unavailable", f"A {state} version is not handed out.")
+        return GoneError(
+            "version_unavailable", f"A {state} version{_of(address)} is not handed out."
+        )
     if expires_at is not None and expires_at <= now:
-        return GoneError("key_expired", f"This version expired at {expires_at:%Y-%m-%dT%H:%M:%SZ}.")
+        ended = f"{expires_at:%Y-%m-%dT%H:%M:%SZ}"
+        return GoneError("key_expired", f"This version{_of(address)} expired at {ended}.")
     return None
+
+
+def _of(address: KeyAddress | None) -> str:
+    return "" if address is None else f" of {address}"
 
 
 def check_value(value: Sensitive) -> bytes:

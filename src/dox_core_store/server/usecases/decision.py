@@ -262,7 +262,9 @@ class Decisions:
             code = "key_not_found" if number is None else "version_not_found"
             raise NotFoundError(code, f"There is no {_named(address, number)}.")
         version = found.version
-        refused = refusal(version.state, version.expires_at, self._clock.now(), principal.reader)
+        refused = refusal(
+            version.state, version.expires_at, self._clock.now(), principal.reader, address
+        )
         if refused is not None:
             raise refused
         if version.sealed is None:
