@@ -146,6 +146,28 @@ def test_a_file_that_is_current_is_left_alone_and_one_that_left_the_map_goes(
     assert shared.holds("theirs") == "kept"
 
 
+def test_with_json_what_exec_prints_is_not_on_stdout(shared: Agents) -> None:
+    done = shared.once("--file", f"first={KEY}", "--json", "--exec", "echo said")
+    assert done.returncode == 0
+    assert "said\n" in done.stderr
+    assert json.loads(done.stdout)["written"] == ["first"]
+
+
+def test_once_leaves_the_files_and_so_refuses_clean(shared: Agents) -> None:
+    done = shared.once("--file", f"first={KEY}", "--clean")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error[usage]: --clean removes")
+    assert not shared.folder.exists()
+
+
+def test_a_file_is_no_folder_to_keep(shared: Agents) -> None:
+    shared.folder.touch()
+    done = shared.once("--file", f"first={KEY}")
+    assert done.returncode == 78
+    assert done.stderr.startswith("error[bad_setting]: ")
+    assert "a file is where a folder has to be" in done.stderr
+
+
 def test_a_file_of_somebody_else_is_never_replaced(shared: Agents) -> None:
     shared.folder.mkdir()
     (shared.folder / "first").write_text("theirs")

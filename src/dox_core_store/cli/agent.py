@@ -103,6 +103,10 @@ def agent(  # noqa: PLR0917 - options
     the map again; SIGTERM ends it and leaves the files. docs/run.md tells more.
     """
     close_memory()
+    if once and clean:
+        raise typer.BadParameter(
+            "--clean removes at the end what --once is to leave: say one of them."
+        )
     pairs = list(file or ())
 
     def read() -> KeyMap:
@@ -110,7 +114,9 @@ def agent(  # noqa: PLR0917 - options
         entries += [] if map_file is None else read_map(map_file)
         key_map = to_map(entries)
         if not key_map.files:
-            raise ConfigurationError("bad_map", "No files: say --file NAME=KEY, or --map FILE.")
+            raise ConfigurationError(
+                "bad_map", "No files: say --file NAME=KEY, or --map FILE with `files` in it."
+            )
         return key_map
 
     try:
@@ -267,7 +273,11 @@ class _Agent:
             return True
         try:
             process = await asyncio.create_subprocess_exec(
-                *command, env=child_environment(os.environ), stdin=asyncio.subprocess.DEVNULL
+                *command,
+                env=child_environment(os.environ),
+                stdin=asyncio.subprocess.DEVNULL,
+                # With --json, stdout is our JSON and nothing else.
+                stdout=sys.stderr if self._plan.as_json else None,
             )
             code = await process.wait()
         except OSError as error:

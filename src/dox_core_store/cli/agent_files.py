@@ -204,4 +204,6 @@ def _holds(path: Path, content: bytes, mode: int) -> bool:
 
 
 def _unusable(path: Path, error: OSError) -> ConfigurationError:
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return ConfigurationError("bad_setting", f"{path}: a file is where a folder has to be.")
     return ConfigurationError("output_failed", f"{path} cannot be used: {error.strerror}.")
