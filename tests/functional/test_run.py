@@ -273,6 +273,12 @@ def test_a_command_that_a_signal_ended_says_so(service: Service, name: str, code
         (["--env", f"A={KEY}", "--watch", "x", "--", "true"], 2, "error[usage]: --watch takes"),
         (["--env", f"A={KEY}", "--watch", "signal:KILL", "--", "true"], 2, "error[usage]: 'KILL'"),
         (["--env", f"A={KEY}", "--watch", "signal:HUP", "--", "true"], 2, "error[usage]: The vari"),
+        (["--env", f"A={KEY}", "sh", "-c", "true"], 2, "error[usage]: No such option: -c. The com"),
+        (
+            ["--on-revoke", "x", "--", "true"],
+            2,
+            "error[usage]: Invalid value for '--on-revoke': 'x'",
+        ),
         (["--env", "A=other.key", "--", "true"], 77, "error[not_authorized]"),
         (["--env", "A=run_keys.none", "--", "true"], 1, "error[key_not_found]: "),
         (["--env", f"A={KEY}", "--service", "other", "--", "true"], 78, "error[service_mismatch]"),

@@ -65,7 +65,10 @@ TABLE: tuple[Command | Group, ...] = (
 )
 
 _REMEDIES = {
-    "connection_failed": "Check `KEY_SERVICE_URL` and the network; `doxstore doctor` tells more.",
+    "connection_failed": (
+        "Check `KEY_SERVICE_URL` and the network; on the store's own machine `doxstore doctor`"
+        " tells more."
+    ),
     "invalid_field": "See `{command} --help`.",
     "invalid_parameter": "See `{command} --help`.",
 }
@@ -147,6 +150,9 @@ def _usage(error: typer.TyperException, *, as_json: bool) -> int:
     path = "doxstore" if context is None else context.command_path
     # Without a parameter it is a rule of ours, which needs no "Invalid value".
     message = error.format_message() if getattr(error, "param", None) else error.message
+    message = message.replace(": Value error, ", ": ")  # how pydantic begins what a choice says
+    if path.endswith(" run") and message.startswith("No such option"):
+        message = f"{message}. The command and its own options come after --"
     if type(error).__name__ == "NoArgsIsHelpError":
         typer.echo(message, err=True)
     else:

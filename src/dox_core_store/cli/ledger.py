@@ -43,7 +43,7 @@ def search(
         str | None, typer.Option(metavar="ACTION", help="Such as GET, PUT, REVOKE, GRANT.")
     ] = None,
     status: Annotated[
-        str | None, typer.Option(metavar="STATUS", help="Such as GRANTED, DENIED, LIMITED.")
+        str | None, typer.Option(metavar="STATUS", help="Such as GRANTED, DENIED, REPORTED.")
     ] = None,
     token_id: Annotated[
         str | None, typer.Option(metavar="ID", help="Asked with this token.")

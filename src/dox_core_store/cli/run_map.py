@@ -90,10 +90,10 @@ def read_map(path: Path) -> list[Entry]:
     except (yaml.YAMLError, RecursionError):
         raise _fault(str(path), "is not YAML") from None
     entries = []
-    for field, under in _pairs(path, root):
+    for field, under in _pairs(path, root, "env: and files:, nothing else"):
         if field.value not in _FIELDS:
             raise _fault(_place(path, field), f"{field.value!a} is neither env nor files")
-        for name, key_path in _pairs(path, under):
+        for name, key_path in _pairs(path, under, "lines like NAME: key.path"):
             if not isinstance(key_path, yaml.ScalarNode):
                 raise _fault(_place(path, key_path), f"{name.value!a} takes one key path")
             entries.append(Entry(field.value, name.value, key_path.value, _place(path, name)))
@@ -123,7 +123,10 @@ def to_map(entries: Iterable[Entry]) -> KeyMap:
 
 def _check_variable(name: str, place: str) -> None:
     if len(name) > _MAX_NAME or _NAME.fullmatch(name) is None:
-        raise _fault(place, f"{name[:_MAX_NAME]!a} is no name of a variable: A-Z a-z 0-9 _")
+        raise _fault(
+            place,
+            f"{name[:_MAX_NAME]!a} is no name of a variable: A-Z a-z 0-9 _, and no digit first",
+        )
     if is_refused(name):
         raise ConfigurationError(
             "unsafe_variable",
@@ -142,12 +145,14 @@ def _check_file(name: str, place: str) -> None:
         )
 
 
-def _pairs(path: Path, node: yaml.Node | None) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
-    """The pairs of a mapping, each name once. Nothing at all has none."""
+def _pairs(
+    path: Path, node: yaml.Node | None, takes: str
+) -> Iterator[tuple[yaml.ScalarNode, yaml.Node]]:
+    """The pairs of a mapping, each name once; ``takes`` says which. Nothing at all has none."""
     if node is None or (isinstance(node, yaml.ScalarNode) and node.value in ("", "~", "null")):
         return
     if not isinstance(node, yaml.MappingNode):
-        raise _fault(_place(path, node), "takes names and what they get")
+        raise _fault(_place(path, node), f"takes {takes}")
     seen = set()
     for name, under in node.value:
         if not isinstance(name, yaml.ScalarNode):
