@@ -35,7 +35,9 @@ class HealthReport:
     def following(self, changes: str, why: str) -> HealthReport:
         """This report, and how changes are heard of."""
         told = f"no stream of changes: {why}" if why else ""
-        detail = ", ".join(each for each in (self.detail, told) if each)
+        # What is wrong with the store may be a whole sentence.
+        separator = " " if self.detail.endswith(".") else ", "
+        detail = separator.join(each for each in (self.detail, told) if each)
         return replace(self, changes=changes, detail=detail)
 
 

@@ -8,6 +8,7 @@ import pytest
 from scripted_store import Response, ScriptedStore, token
 
 from dox_core_store import KeyClient
+from dox_core_store.client.health import HealthReport
 
 READY = {"status": "ok", "store_id": "st_scripted", "version": "1.0", "checks": {"ledger": "ok"}}
 
@@ -70,3 +71,16 @@ def test_a_cancellation_is_not_swallowed(store: ScriptedStore, client: KeyClient
             await check
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("detail", "told"),
+    [
+        ("ledger: ok", "ledger: ok, no stream of changes: it ended"),
+        ("No answer.", "No answer. no stream of changes: it ended"),
+        ("", "no stream of changes: it ended"),
+    ],
+)
+def test_why_no_stream_is_heard_stands_beside_what_the_store_says(detail: str, told: str) -> None:
+    report = HealthReport(is_healthy=True, status="ready", latency_ms=1.0, detail=detail)
+    assert report.following("polling", "it ended").detail == told
