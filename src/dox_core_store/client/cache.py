@@ -44,6 +44,9 @@ _REFRESH_AT = (0.75, 0.85)
 _SUPERSEDED_SECONDS = 1.0
 """How long a value is served on of which it is known that it was replaced."""
 
+_MOST_NOTED = 1_000
+"""Changes that are remembered for the sake of answers that are under way."""
+
 _FORKED_SECONDS = 1.0
 """How long a process that was forked serves what its parent held."""
 
@@ -113,6 +116,9 @@ class KeyCache(Generic[K]):
         self._dropped = dropped
         self._held: dict[str, Held[K]] = {}
         self._names: dict[str, str] = {}
+        self._revoked_at: dict[str, float] = {}
+        self._changed_at: dict[str, float] = {}
+        self._doubted_at = -math.inf
         self._changing = threading.RLock()
         self.epoch = 0
         self.heard_at = -math.inf
@@ -182,8 +188,10 @@ class KeyCache(Generic[K]):
             if known is not None:
                 self._dropped(known, self._wall())
                 made.ttl_seconds, made.used_at = known.ttl_seconds, known.used_at
-                if known.superseded_at > sent_at and known.superseded_at < math.inf:
-                    self.superseded(name)  # what was asked before that may be what it replaced
+                if known.superseded_at < math.inf:
+                    _note(self._changed_at, name, known.superseded_at)
+            if sent_at <= max(self._changed_at.get(name, -math.inf), self._doubted_at):
+                self.superseded(name)  # what was asked before that may be what it replaced
             if ttl is not None:
                 made.ttl_seconds, made.used_at = max(ttl, made.ttl_seconds), sent_at
 
@@ -191,7 +199,9 @@ class KeyCache(Generic[K]):
         """Another version than the one that is held took its place, or may have."""
         with self._changing:
             held = self._held.get(name)
-            if held is not None:
+            if held is None:
+                _note(self._changed_at, name, self._elapsed())
+            else:
                 now = self._elapsed()
                 held.superseded_at = min(held.superseded_at, now)
                 held.serve_until = min(held.serve_until, now + _SUPERSEDED_SECONDS)
@@ -201,11 +211,24 @@ class KeyCache(Generic[K]):
         """Nobody may be served that version (None: any) any more; whether it was held."""
         with self._changing:
             self.epoch += 1
+            _note(self._revoked_at, version_id or name, self._elapsed())
             held = self._held.get(name)
             if held is None or version_id not in (None, held.answer.version_id):
                 return False
             self._drop(name)
             return True
+
+    def is_revoked(self, answer: KeyValue, sent_at: float) -> bool:
+        """Whether it was heard that ``answer`` is revoked since it was asked for at ``sent_at``."""
+        name = str(KeyAddress(answer.key_path, answer.environment))
+        heard_at = (self._revoked_at.get(each, -math.inf) for each in (answer.version_id, name))
+        return max(heard_at) >= sent_at
+
+    def doubt(self) -> None:
+        """What happened is not known: nothing is trusted, and what is under way not for long."""
+        with self._changing:
+            self._doubted_at = self._elapsed()
+            self.trusted_until = -math.inf
 
     def refused(self, spelling: str) -> None:
         """The store will not hand out ``spelling`` (any more): whoever holds it must let go."""
@@ -257,3 +280,10 @@ class KeyCache(Generic[K]):
                 held.expires_at is not None and today >= held.expires_at
             ):
                 self._drop(name)
+
+
+def _note(moments: dict[str, float], what: str, now: float) -> None:
+    moments.pop(what, None)  # the oldest stands first
+    moments[what] = now
+    if len(moments) > _MOST_NOTED:
+        del moments[next(iter(moments))]

@@ -40,6 +40,7 @@ class EventReader:
 
     def __init__(self, last_id: str | None = None) -> None:
         self.last_id = last_id
+        self._id = last_id
         self._name = ""
         self._data: list[str] = []
 
@@ -49,6 +50,8 @@ class EventReader:
         if text:
             self._field(*text.partition(":")[::2])
             return None
+        # Not before its event is whole: one that was cut off has to be told again.
+        self.last_id = self._id
         name, data = self._name, "\n".join(self._data)
         self._name, self._data = "", []
         return _event(name, data) if name else None
@@ -60,7 +63,7 @@ class EventReader:
         elif name == "data":
             self._data.append(value)
         elif name == "id" and "\0" not in value:
-            self.last_id = value
+            self._id = value
 
 
 def to_events(last_id: str | None) -> Call:

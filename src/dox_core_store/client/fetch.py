@@ -44,6 +44,8 @@ K = TypeVar("K", bound=HeldKey)
 Ask = Callable[[Sequence[str], Mapping[str, str]], Coroutine[Any, Any, Mapping[str, Outcome]]]
 """Asks for spellings, with the version ids that are held of some."""
 
+_LONGEST_WAIT_SECONDS = 60.0
+
 _REFUSALS = (UnauthorizedError, NotFoundError, GoneError)
 
 
@@ -68,6 +70,8 @@ class Fetch(Generic[K]):
         self._make = make
         self._elapsed = elapsed
         self._kept = kept
+        self.asked_not_before = float("-inf")
+        """When the store wants to be asked again, as it said last."""
 
     async def one(
         self, spellings: Sequence[str], *, ttl: float | None = None
@@ -109,10 +113,12 @@ class Fetch(Generic[K]):
         outcomes = await _or_error(ask, spellings, known)
         settled = self._settled(outcomes, known, ttl=ttl, sent_at=sent_at, epoch=epoch)
         lost = [spelling for spelling in spellings if spelling not in settled]
-        if lost:  # let go while the store was saying that it is unchanged
+        if lost:  # let go, or revoked, while the answer was under way
             sent_at, epoch = self._elapsed(), self._cache.epoch
             outcomes = await _or_error(ask, lost, {})
             settled |= self._settled(outcomes, {}, ttl=ttl, sent_at=sent_at, epoch=epoch)
+        for spelling in lost:
+            settled.setdefault(spelling, GoneError("version_revoked", "The version was revoked."))
         return settled
 
     async def _ask_for_one(
@@ -150,9 +156,13 @@ class Fetch(Generic[K]):
             if isinstance(answer, DoxStoreError):
                 settled[spelling] = answer
                 continue
+            if self._cache.is_revoked(answer, sent_at):
+                continue
+            is_timely = epoch == self._cache.epoch
             self._cache.keep(spelling, answer, sent_at=sent_at, epoch=epoch, ttl=ttl)
             settled[spelling] = self._make(answer, "service", sent_at)
-            self._outage.answered()
+            if is_timely:
+                self._outage.answered()
             self._kept(spelling)
         # Refusals last: they start a new epoch, in which this answer would come too late.
         for spelling, outcome in outcomes.items():
@@ -173,6 +183,8 @@ class Fetch(Generic[K]):
         elif is_borne(error):
             if isinstance(error, ConnectionFailedError):
                 self._breaker.failed(error, took)
+            wait = getattr(error, "retry_after_seconds", None) or 0.0
+            self.asked_not_before = self._elapsed() + min(wait, _LONGEST_WAIT_SECONDS)
             return self._outage.stale(spelling) or error
         return error
 

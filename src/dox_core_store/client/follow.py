@@ -32,7 +32,7 @@ from dox_core_store.client.key import HeldKey
 from dox_core_store.client.outage import Outage, is_borne
 from dox_core_store.client.protocol import MAX_BATCH, read_answer, to_report
 from dox_core_store.client.tally import MOST_IN_REPORT, Tally
-from dox_core_store.errors import DoxStoreError
+from dox_core_store.errors import AuthenticationError, DoxStoreError
 from dox_core_store.key_path import KeyAddress
 from dox_core_store.wire import ReportTaken
 
@@ -52,6 +52,9 @@ _JITTER_SECONDS = 0.3
 _TICK_SECONDS = 0.25
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
+_LONGEST_REST_SECONDS = 5.0
+"""Between questions to a store that answers that it cannot serve now."""
+
 _POLL_SECONDS = 3.0
 _POLL_SECONDS_EACH = 0.2
 """Of each key: so polling never takes more than half of the default limit of 600 a minute."""
@@ -93,6 +96,8 @@ class Follow(Generic[K]):
         self._is_warned = False
         self._asking: set[asyncio.Task[None]] = set()
         self._polled_at = self._reported_at = elapsed()
+        self._rest_seconds, self._rests_until = 0.0, float("-inf")
+        self._report_rest_seconds = _RETRY_SECONDS
         self.mode = "off"
         """``stream``, ``polling`` (there is no stream), ``connecting``, or ``off``."""
         self.why = ""
@@ -144,13 +149,18 @@ class Follow(Generic[K]):
 
     async def _listen(self) -> None:
         """Follow one stream until it ends."""
+        # Without what is left over of an event that was cut off.
+        self._events = EventReader(self._events.last_id)
         call = to_events(self._events.last_id)
         self._is_behind = True
         lines = self._connection.lines(call, silence_seconds=2 * _SILENCE_SECONDS)
         async with aclosing(lines):
             while True:
+                waits_since = self._elapsed()
                 async with asyncio.timeout(_SILENCE_SECONDS):
                     line = await anext(lines, None)
+                if self._elapsed() > waits_since + _SILENCE_SECONDS:
+                    raise TimeoutError  # the machine slept: what lay there meanwhile is old
                 if line is None:
                     return
                 event = self._events.feed(line)
@@ -176,11 +186,13 @@ class Follow(Generic[K]):
             self._changed()
         else:
             self._doubt(self._cache.all_held())
+            self._changed()
 
     def _revoked(self, name: str, version_id: str | None) -> None:
         held = self._cache.held(name)
-        if self._cache.revoked(name, version_id) and held is not None:
-            self._connection.detach_flights()
+        was_held = self._cache.revoked(name, version_id)
+        self._connection.detach_flights()
+        if was_held and held is not None:
             self._ask_soon([held.spelling])
         if self._cache.held(name) is None:  # what lies in a file may be that version
             self._outage.erase(name)
@@ -191,7 +203,8 @@ class Follow(Generic[K]):
 
     def _doubt(self, everything: Iterable[Held[K]]) -> None:
         """What happened is not known: nothing is trusted before it was asked for again."""
-        self._cache.trusted_until = float("-inf")
+        self._cache.doubt()
+        self._connection.detach_flights()
         self._is_behind = True
         self._ask_soon([held.spelling for held in everything])
 
@@ -210,16 +223,28 @@ class Follow(Generic[K]):
         task.add_done_callback(self._asking.discard)
 
     async def _ask(self, spellings: list[str]) -> None:
-        """Ask for them now; what gets an answer of the store is in doubt no more."""
+        """Ask for them now; what is confirmed, or not held any more, is in doubt no more."""
         for start in range(0, len(spellings), MAX_BATCH):
-            some = spellings[start : start + MAX_BATCH]
+            some, asked_at = spellings[start : start + MAX_BATCH], self._elapsed()
             found = await self._fetch.batch(some, why="refresh")
-            for spelling, outcome in found.items():
-                if not (isinstance(outcome, DoxStoreError) and is_borne(outcome)) and not (
-                    isinstance(outcome, HeldKey) and outcome.source == "outage"
-                ):
+            borne = {spelling for spelling, outcome in found.items() if _is_borne(outcome)}
+            for spelling in found.keys() - borne:
+                held = self._cache.held(spelling)
+                if held is None or held.fetched_at >= asked_at:
                     self._doubted.discard(spelling)
+            if self._breaker.is_open:
+                break
+            self._rest(is_needed=bool(borne) or not self._doubted.isdisjoint(found))
         self._changed()
+
+    def _rest(self, *, is_needed: bool) -> None:
+        """Leave the store alone for a while, longer each time, if it could not serve."""
+        if not is_needed:
+            self._rest_seconds = 0.0
+            return
+        self._rest_seconds = min(max(self._rest_seconds * 2, _RETRY_SECONDS), _LONGEST_REST_SECONDS)
+        rest = self._rest_seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        self._rests_until = max(self._elapsed() + rest, self._fetch.asked_not_before)
 
     # --- from time to time -------------------------------------------------------------------
 
@@ -230,9 +255,8 @@ class Follow(Generic[K]):
             self._cache.drop_outlived()
             if now < self._cache.trusted_until and self._outage.is_restamp_due:
                 await asyncio.to_thread(self._outage.restamp)
-            if not self._breaker.is_open and (
-                now >= self._reported_at + _REPORT_SECONDS or self._tally.is_pressing
-            ):
+            wait = self._report_rest_seconds if self._tally.is_pressing else _REPORT_SECONDS
+            if not self._breaker.is_open and now >= self._reported_at + wait:
                 await self._report()
         except Exception:  # noqa: BLE001 - as above
             _log.exception("What runs in the background failed, and is tried again.")
@@ -240,15 +264,20 @@ class Follow(Generic[K]):
     async def _keep_fresh(self) -> None:
         now, held = self._elapsed(), self._cache.all_held()
         is_followed = now < self._cache.trusted_until
-        period = max(_POLL_SECONDS, _POLL_SECONDS_EACH * len(held))
+        used = [each.spelling for each in held if self._is_used(each, now)]
+        period = max(_POLL_SECONDS, _POLL_SECONDS_EACH * len(used))
         self._cache.window_seconds = period * 1.7
         if self._breaker.is_open:
             if now >= self._polled_at + _RETRY_SECONDS:
                 self._polled_at = now
                 await self._probe([each.spelling for each in held])
-        elif not is_followed and not self._is_new(now) and now >= self._polled_at + period:
+        elif now < self._rests_until:
+            pass
+        elif not (is_followed or self._asking or self._is_new(now)) and (
+            now >= self._polled_at + period
+        ):
             self._polled_at = now
-            await self._ask([each.spelling for each in held if self._is_used(each, now)])
+            await self._ask(used)
         else:
             due = [each.spelling for each in held if self._is_due(each, now)]
             due += [each for each in self._doubted if each not in due and not self._asking]
@@ -260,7 +289,9 @@ class Follow(Generic[K]):
         return self.mode == "connecting" and now < self._polled_at + 2 * _POLL_SECONDS
 
     def _is_due(self, held: Held[K], now: float) -> bool:
-        """Whether a key that is in use will soon be too old for its callers."""
+        """Whether a key that is in use is, or will soon be, too old for its callers."""
+        if held.superseded_at <= now and held.spelling not in self._doubted:
+            return self._is_used(held, now)  # it was under way when something happened
         lives = min(held.ttl_seconds, held.answer.cache_ttl_ceiling_seconds)
         if lives < _LEAST_REFRESHED_SECONDS or now < held.fetched_at + held.refresh_at * lives:
             return False
@@ -270,7 +301,8 @@ class Follow(Generic[K]):
         """Whether somebody will ask for it again, as far as one can tell."""
         if self._tally.settle(held, self._wall()):
             held.used_at = now
-        return now < held.used_at + max(held.ttl_seconds, _POLL_SECONDS * 2)
+        lives = min(held.ttl_seconds, held.answer.cache_ttl_ceiling_seconds)
+        return now < held.used_at + max(lives, _POLL_SECONDS * 2)
 
     async def _probe(self, spellings: list[str]) -> None:
         """Whether the store answers again."""
@@ -290,10 +322,24 @@ class Follow(Generic[K]):
             some, reads = reads[:MOST_IN_REPORT], reads[MOST_IN_REPORT:]
             try:
                 await self._connection.ask(to_report(some), partial(read_answer, ReportTaken))
+                self._report_rest_seconds = _RETRY_SECONDS
+            except asyncio.CancelledError:
+                self._tally.put_back(reads)  # and not what the store may have taken
+                raise
             except DoxStoreError as error:
-                if is_borne(error):
+                if is_borne(error) or isinstance(error, AuthenticationError):
                     self._tally.put_back(some + reads)
+                    self._report_rest_seconds = min(
+                        self._report_rest_seconds * 2, _LONGEST_RETRY_SECONDS
+                    )
                     return
                 if not self._is_warned:
                     self._is_warned = True
                     _log.warning("The store takes no report of what was served (%s).", error.code)
+
+
+def _is_borne(outcome: HeldKey | DoxStoreError) -> bool:
+    """Whether the store did not say anything of a key."""
+    if isinstance(outcome, DoxStoreError):
+        return is_borne(outcome)
+    return outcome.source == "outage"

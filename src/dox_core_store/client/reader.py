@@ -33,14 +33,19 @@ from dox_core_store.client.forking import begin_anew_in_child
 from dox_core_store.client.health import HealthReport, check_health
 from dox_core_store.client.identity import identity_from
 from dox_core_store.client.key import HeldKey, Source
-from dox_core_store.client.outage import Outage
+from dox_core_store.client.outage import Outage, is_borne
 from dox_core_store.client.outage_store import outage_store_from
 from dox_core_store.client.outcomes import all_or_first_error
 from dox_core_store.client.protocol import MAX_BATCH, check_spelling
 from dox_core_store.client.refused_key import Refusals
 from dox_core_store.client.tally import Tally
 from dox_core_store.client.worker import Worker
-from dox_core_store.errors import ConfigurationError, DoxStoreError, InvalidRequestError
+from dox_core_store.errors import (
+    ConfigurationError,
+    ConnectionFailedError,
+    DoxStoreError,
+    InvalidRequestError,
+)
 from dox_core_store.sensitive import HIDDEN
 from dox_core_store.wire import KeyValue
 
@@ -51,6 +56,9 @@ K = TypeVar("K", bound=HeldKey)
 DEFAULT_CACHE_TTL_SECONDS = 300
 
 _LOOK_SECONDS = 1.0
+_LONGEST_REST_SECONDS = {True: 5.0, False: 30.0}
+"""Until a key is asked for again that the store cannot hand out now, or will not."""
+
 _MOST_CHARACTERS = 1_000
 """Of a reason, as the store takes it."""
 
@@ -96,7 +104,9 @@ class Reader(Generic[K]):
         credential = self._credential(service_name, service_token)
         self._connection = StoreConnection(endpoint=endpoint, credential=credential)
         self.worker = Worker(self._background)
-        self._breaker = Breaker(elapsed=elapsed, is_watched=lambda: self.worker.is_running)
+        self._breaker = Breaker(
+            elapsed=elapsed, is_watched=lambda: follow and self.worker.is_running
+        )
         self._has_files = bool(outage_dir or os.environ.get("KEY_SERVICE_OUTAGE_DIR"))
         self._outage: Outage[K] = Outage(
             cache=self._cache,
@@ -145,6 +155,9 @@ class Reader(Generic[K]):
             flight = session.flights.board({name: key_path}, fetch)[name]
             self._start()
             outcome = cast("K | DoxStoreError", await asyncio.shield(flight))
+            if not _is_of(outcome, key_path):
+                flight = session.flights.board({key_path: key_path}, fetch)[key_path]
+                outcome = cast("K | DoxStoreError", await asyncio.shield(flight))
         if isinstance(outcome, DoxStoreError):
             raise copy.copy(outcome)
         return self._served(outcome)
@@ -174,6 +187,9 @@ class Reader(Generic[K]):
             spellings = {name: text for text, name in names.items()}
             by_name = await self._fetch_names(spellings, cache_ttl)
             outcomes.update((spelling, by_name[name]) for spelling, name in names.items())
+            others = {each: each for each in names if not _is_of(outcomes[each], each)}
+            if others:
+                outcomes.update(await self._fetch_names(others, cache_ttl))
         return {
             spelling: self._served(key)
             for spelling, key in all_or_first_error(
@@ -185,17 +201,29 @@ class Reader(Generic[K]):
         self, key_paths: Iterable[str], cache_ttl: float
     ) -> AsyncGenerator[KeyChange[K], None]:
         known: dict[str, str] = {}
+        rests: dict[str, float] = {}
+        asked_not_before: dict[str, float] = {}
         woken = asyncio.Event()
         self._listeners[woken] = asyncio.get_running_loop()
         asked = [check_spelling(each) for each in dict.fromkeys(key_paths)]
         try:
             while True:
+                if woken.is_set():
+                    asked_not_before.clear()
                 woken.clear()
                 for spelling in asked:
+                    if self.elapsed() < asked_not_before.get(spelling, 0.0):
+                        continue
                     try:
                         key, error = await self.get_key(spelling, cache_ttl), None
                     except DoxStoreError as refused:
                         key, error = None, refused
+                    if error is None or isinstance(error, ConnectionFailedError):
+                        rests.pop(spelling, None)
+                    else:
+                        longest = _LONGEST_REST_SECONDS[is_borne(error)]
+                        rests[spelling] = min(rests.get(spelling, _LOOK_SECONDS) * 2, longest)
+                        asked_not_before[spelling] = self.elapsed() + rests[spelling]
                     now = error.code if key is None else key.version_id  # type: ignore[union-attr]
                     if known.get(spelling) != now:
                         known[spelling] = now
@@ -262,7 +290,7 @@ class Reader(Generic[K]):
             await self._follow.run()
 
     async def _refused(self, key: K, reason: str) -> K:
-        return await self.worker.outcome_of(self._refusals.of(key, reason))
+        return self._served(await self.worker.outcome_of(self._refusals.of(key, reason)))
 
     async def _fetch_names(
         self, spellings: dict[str, str], ttl: float
@@ -345,3 +373,12 @@ class Reader(Generic[K]):
 def _check_ttl(cache_ttl: float) -> None:
     if not cache_ttl >= 0:  # also true of NaN, which compares with nothing
         raise ConfigurationError("bad_setting", "cache_ttl takes seconds, 0 or more.")
+
+
+def _is_of(outcome: HeldKey | DoxStoreError, spelling: str) -> bool:
+    """Whether it answers ``spelling``: with another token a bare path, as which others may have
+    asked for it, means another key."""
+    return isinstance(outcome, DoxStoreError) or spelling in (
+        outcome.key_path,
+        f"{outcome.key_path}.{outcome.environment}",
+    )

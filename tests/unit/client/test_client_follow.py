@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -37,12 +38,13 @@ def sync(store: ScriptedStore) -> Iterator[SyncKeyClient]:
 
 
 def followed(client: SyncKeyClient) -> Callable[[], bool]:
-    """By a stream that has told all that there was."""
+    """By a stream that has told all that there was, and what was under way then was asked again."""
     cache = client._reader._cache
     return lambda: (
         client.health_check().changes == "stream"
         and time.monotonic() > 0
         and (cache._elapsed() < cache.trusted_until)
+        and all(math.isinf(each.superseded_at) for each in cache.all_held())
     )
 
 
