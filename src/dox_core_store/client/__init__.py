@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dox_core_store.client.health import HealthReport
     from dox_core_store.client.key import Key, SyncKey
+    from dox_core_store.client.key_change import KeyChange
     from dox_core_store.client.key_client import KeyClient
     from dox_core_store.client.key_import import KeyImport
     from dox_core_store.client.key_service import KeyService
-    from dox_core_store.client.reader import KeyChange
     from dox_core_store.client.sync_key_client import SyncKeyClient
 
 __all__ = [
@@ -33,7 +33,7 @@ __all__ = [
 _HOMES = {
     "HealthReport": "health",
     "Key": "key",
-    "KeyChange": "reader",
+    "KeyChange": "key_change",
     "KeyClient": "key_client",
     "KeyImport": "key_import",
     "KeyService": "key_service",

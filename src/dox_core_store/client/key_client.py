@@ -10,7 +10,8 @@ from typing import Self
 
 from dox_core_store.client.health import HealthReport
 from dox_core_store.client.key import Key
-from dox_core_store.client.reader import DEFAULT_CACHE_TTL_SECONDS, KeyChange, Reader
+from dox_core_store.client.key_change import KeyChange
+from dox_core_store.client.reader import DEFAULT_CACHE_TTL_SECONDS, Reader
 
 __all__ = ["KeyClient"]
 

@@ -11,14 +11,13 @@ and its worker ends.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
 import os
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 from dox_core_store.client.breaker import Breaker
 from dox_core_store.client.cache import Held, KeyCache
@@ -29,11 +28,11 @@ from dox_core_store.client.endpoint import endpoint_from
 from dox_core_store.client.exchanged import ExchangedCredential
 from dox_core_store.client.fetch import Fetch
 from dox_core_store.client.follow import Follow
-from dox_core_store.client.forking import begin_anew_in_child
 from dox_core_store.client.health import HealthReport, check_health
 from dox_core_store.client.identity import identity_from
 from dox_core_store.client.key import HeldKey, Source
-from dox_core_store.client.outage import Outage, is_borne
+from dox_core_store.client.key_change import Changes, KeyChange
+from dox_core_store.client.outage import Outage
 from dox_core_store.client.outage_store import outage_store_from
 from dox_core_store.client.outcomes import all_or_first_error
 from dox_core_store.client.protocol import MAX_BATCH, check_spelling
@@ -42,33 +41,20 @@ from dox_core_store.client.tally import Tally
 from dox_core_store.client.worker import Worker
 from dox_core_store.errors import (
     ConfigurationError,
-    ConnectionFailedError,
     DoxStoreError,
     InvalidRequestError,
 )
 from dox_core_store.sensitive import HIDDEN
 from dox_core_store.wire import KeyValue
 
-__all__ = ["DEFAULT_CACHE_TTL_SECONDS", "KeyChange", "Reader"]
+__all__ = ["DEFAULT_CACHE_TTL_SECONDS", "Reader"]
 
 K = TypeVar("K", bound=HeldKey)
 
 DEFAULT_CACHE_TTL_SECONDS = 300
 
-_LOOK_SECONDS = 1.0
-_LONGEST_REST_SECONDS = {True: 5.0, False: 30.0}
-"""Until a key is asked for again that the store cannot hand out now, or will not."""
-
 _MOST_CHARACTERS = 1_000
 """Of a reason, as the store takes it."""
-
-
-class KeyChange(NamedTuple, Generic[K]):
-    """What the key asked for as ``asked`` is now: ``key``, or the ``error`` that a get raises."""
-
-    asked: str
-    key: K | None
-    error: DoxStoreError | None
 
 
 class Reader(Generic[K]):
@@ -92,8 +78,7 @@ class Reader(Generic[K]):
         self._follows = follow
         self._tally = Tally()
         self._hearers: list[Callable[[K], None]] = []
-        self._listeners: dict[asyncio.Event, asyncio.AbstractEventLoop] = {}
-        begin_anew_in_child(self)
+        self._changes: Changes[K] = Changes(get=self.get_key, elapsed=elapsed)
         self._cache: KeyCache[K] = KeyCache(
             elapsed=elapsed, wall=time.time, make=self._make, dropped=self._dropped
         )
@@ -139,7 +124,7 @@ class Reader(Generic[K]):
             tally=self._tally,
             elapsed=elapsed,
             wall=time.time,
-            changed=self._wake,
+            changed=self._changes.wake,
         )
 
     async def get_key(self, key_path: str, cache_ttl: float) -> K:
@@ -197,44 +182,10 @@ class Reader(Generic[K]):
             ).items()
         }
 
-    async def changes(
+    def changes(
         self, key_paths: Iterable[str], cache_ttl: float
     ) -> AsyncGenerator[KeyChange[K], None]:
-        known: dict[str, str] = {}
-        rests: dict[str, float] = {}
-        asked_not_before: dict[str, float] = {}
-        woken = asyncio.Event()
-        self._listeners[woken] = asyncio.get_running_loop()
-        asked = [check_spelling(each) for each in dict.fromkeys(key_paths)]
-        try:
-            while True:
-                if woken.is_set():
-                    asked_not_before.clear()
-                woken.clear()
-                for spelling in asked:
-                    if self.elapsed() < asked_not_before.get(spelling, 0.0):
-                        continue
-                    try:
-                        key, error = await self.get_key(spelling, cache_ttl), None
-                    except DoxStoreError as refused:
-                        key, error = None, refused
-                    if error is None or isinstance(error, ConnectionFailedError):
-                        rests.pop(spelling, None)
-                    else:
-                        longest = _LONGEST_REST_SECONDS[is_borne(error)]
-                        rests[spelling] = min(rests.get(spelling, _LOOK_SECONDS) * 2, longest)
-                        asked_not_before[spelling] = self.elapsed() + rests[spelling]
-                    now = error.code if key is None else key.version_id  # type: ignore[union-attr]
-                    if known.get(spelling) != now:
-                        known[spelling] = now
-                        yield KeyChange(spelling, key, error)
-                try:
-                    async with asyncio.timeout(_LOOK_SECONDS):
-                        await woken.wait()
-                except TimeoutError:
-                    pass
-        finally:
-            self._listeners.pop(woken, None)  # not there in a process that was forked meanwhile
+        return self._changes.of(key_paths, cache_ttl)
 
     def on_value(self, hear: Callable[[K], None]) -> None:
         """See `KeyClient.on_value`."""
@@ -275,10 +226,6 @@ class Reader(Generic[K]):
         """The same, where there is no event loop."""
         self.worker.stop()
         self._forget_all()
-
-    def begin_anew(self) -> None:
-        """In a process that was forked: the loops of those who wait are its parent's."""
-        self._listeners.clear()
 
     def let_go(self) -> None:
         """Nobody holds the client any more: end what was begun for it, without waiting."""
@@ -333,11 +280,6 @@ class Reader(Generic[K]):
 
     def _dropped(self, held: Held[K], now: float) -> None:
         self._tally.settle(held, now)
-
-    def _wake(self) -> None:
-        for woken, loop in list(self._listeners.items()):
-            with contextlib.suppress(RuntimeError):  # it has ended
-                loop.call_soon_threadsafe(woken.set)
 
     def _credential(
         self, service_name: str, service_token: str | None
