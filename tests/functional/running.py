@@ -19,6 +19,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,12 +53,21 @@ class Answer(NamedTuple):
         return self.headers["x-request-id"]
 
 
+_given: deque[int] = deque(maxlen=500)
+
+
 def free_port() -> int:
-    """A port that nobody listens on, outside the range from which clients get theirs."""
+    """A port that nobody listens on, outside the range from which clients get theirs. The workers
+    of a run have ranges of their own, and a port is not given out again soon."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
+    first = 20_000 + 3_000 * worker
     while True:
-        port = random.SystemRandom().randrange(20_000, 32_000)
+        port = random.SystemRandom().randrange(first, first + 3_000)
+        if port in _given:
+            continue
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _given.append(port)
             return port
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -101,12 +102,29 @@ def test_of_two_nodes_that_write_one_key_before_a_slow_vault_one_wins(
     assert [each["version"] for each in versions] == [1, 2]
 
 
+def held_amid_a_write(
+    fronting: Fronting, postgres: Postgres, database: str
+) -> contextlib.ExitStack:
+    """The vault's answers are kept back, from a moment on at which a value has come there and no
+    version names it yet."""
+    begun = "SELECT version_id FROM vault_task WHERE act = 'store'"
+    for _ in range(500):
+        held = contextlib.ExitStack()
+        held.enter_context(fronting.wire.holding())
+        time.sleep(0.05)
+        if {each for (each,) in postgres.run(database, begun)} & set(fronting.site.waiting()):
+            return held
+        held.close()
+        time.sleep(0.02)
+    pytest.fail("no value came there that no version names")
+
+
 def test_what_a_killed_node_owed_the_vault_is_done_by_another(
     fronting: Fronting, postgres: Postgres, database: str
 ) -> None:
     """It is cut off from the vault and killed in the middle of writes: one value has come there and
     no version names it, one version was promoted and another one revoked."""
-    cluster, site, wire, _ = fronting
+    cluster, site, _, _ = fronting
     dying, other = cluster.nodes
     dying.put("owed.promoted", "before")
     dying.request("POST", "/v1/keys/owed.promoted/propose", json={"value": "after"})
@@ -127,11 +145,9 @@ def test_what_a_killed_node_owed_the_vault_is_done_by_another(
     writing = threading.Thread(target=write)
     writing.start()
     until(lambda: len(written) > 20, "it writes")
-    with wire.holding():
-        before = set(site.waiting())
+    with held_amid_a_write(fronting, postgres, database):
         asking = [threading.Thread(target=ask, args=("PUT", "cut.off"), kwargs={"value": "lost"})]
         asking[0].start()
-        until(lambda: bool(set(site.waiting()) - before), "a value has come there")
         with fronting.unreachable():
             for target in ("owed.promoted/promote", "owed.revoked/revoke"):
                 asking.append(threading.Thread(target=ask, args=("POST", target)))
