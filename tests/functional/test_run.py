@@ -271,6 +271,11 @@ def test_a_command_that_a_signal_ended_says_so(service: Service, name: str, code
         (["--env", f"Ld_Preload={KEY}", "--", "true"], 2, "error[unsafe_variable]"),
         (["--map", "/none.yaml", "--", "true"], 2, "error[bad_map]: /none.yaml: cannot be read"),
         (["--env", f"A={KEY}", "--watch", "x", "--", "true"], 2, "error[usage]: --watch takes"),
+        (
+            ["--env", f"A={KEY}", "--on-revoke", "keep", "--", "true"],
+            2,
+            "error[usage]: --on-revoke",
+        ),
         (["--env", f"A={KEY}", "--watch", "signal:KILL", "--", "true"], 2, "error[usage]: 'KILL'"),
         (["--env", f"A={KEY}", "--watch", "signal:HUP", "--", "true"], 2, "error[usage]: The vari"),
         (["--env", f"A={KEY}", "sh", "-c", "true"], 2, "error[usage]: No such option: -c. The com"),

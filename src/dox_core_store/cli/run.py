@@ -141,6 +141,8 @@ def _watch_signal(watch: str | None) -> int | None:
 def _check(plan: Plan) -> None:
     if not plan.map.key_paths:
         raise typer.BadParameter("Say which keys: --env NAME=KEY, or --map FILE.")
+    if not (plan.stops_on_revoke or plan.is_watched):
+        raise typer.BadParameter("--on-revoke keep says nothing without --watch.")
     if plan.watch_signal is not None and plan.map.variables and not plan.as_files:
         raise typer.BadParameter(
             "The variables of a running command cannot be changed: with --watch signal:NAME, say"
